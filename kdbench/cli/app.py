@@ -1,0 +1,69 @@
+"""The application with its verbs, and what becomes of an error: one message, exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kdbench._version import __version__
+from kdbench.cli.data import data_app
+from kdbench.cli.list import list_app
+from kdbench.cli.profile import profile
+from kdbench.cli.report import report
+from kdbench.cli.run import run
+from kdbench.errors import KdbenchError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which small image classifier, what did distillation buy, and what does it cost on the device: measured.\n\n"
+    "Example: kdbench run quickstart",
+)
+app.command()(run)
+app.command()(report)
+app.command()(profile)
+app.add_typer(list_app, name="list")
+app.add_typer(data_app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say and leave.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what is logged, tracebacks of runs too.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    if verbose:
+        for noisy in ("fvcore", "matplotlib", "PIL", "filelock", "urllib3"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 some runs failed, 2 wrong input, 130 interrupted."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # meant for developers, not for users
+    try:
+        app(standalone_mode=True)
+    except KdbenchError as problem:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(problem))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing is lost: the same command goes on where it stopped")
+        sys.exit(130)
+    except BrokenPipeError:  # `kdbench report | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,76 @@
+"""`kdbench run`: a suite from start to leaderboard."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LEADERBOARD = "leaderboard.md"
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite (`kdbench list suites`) or a YAML file.")],
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Results folder; else results/<suite>.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0 to N-1 instead of the suite's own.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Part of the titles of the runs wanted, or a pattern with * and ?.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and do nothing.")] = False,
+) -> None:
+    """Run a suite: teachers, baselines, distilled students; then print and write the leaderboard.
+
+    Finished runs are kept: the same command goes on after an interrupt, and adds what a changed suite adds.
+
+    Example: kdbench run quickstart --seeds 3
+    """
+    # imported late, so that `kdbench --help` does not wait for torch
+    from kdbench.cli.screen import Screen
+    from kdbench.report import render
+    from kdbench.store import Store, write_atomic
+    from kdbench.suite.api import plan_suite, run_suite
+    from kdbench.suite.plan import load_suite
+
+    loaded = load_suite(suite)
+    folder = results if results is not None else Path("results") / loaded.name
+    numbers = None if seeds is None else range(seeds)
+    if dry_run:
+        with Screen() as screen:
+            plan = plan_suite(loaded, root=data_root, seeds=numbers, only=only, missing_ok=True, progress=screen)
+        for spec in plan.runs:
+            known = bool(spec.dataset.content)
+            done = known and Store(folder).record_path(spec.run_id).exists()
+            typer.echo(f"{spec.run_id if known else 'no data on disk'}  {'done' if done else 'to do'}  {spec.title}")
+        return
+    command = shlex.join(["kdbench", *_without_paths(sys.argv[1:])])
+    with Screen() as screen:
+        records = run_suite(
+            loaded, folder, root=data_root, seeds=numbers, only=only, command=command, listener=screen, progress=screen
+        )
+    text = render(records, "md")
+    write_atomic(folder / LEADERBOARD, text.encode())
+    typer.echo(text, nl=False)
+    typer.echo(f"wrote {folder / LEADERBOARD}", err=True)
+    if any(record.status == "failed" for record in records):
+        typer.echo("some runs failed; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
+def _without_paths(arguments: list[str]) -> list[str]:
+    """The command as a record may show it: folders of this machine are nobody's business and change no result."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--data-root", "--results"):
+            skip = True
+        elif not argument.startswith(("--data-root=", "--results=")):
+            kept.append(Path(argument).name if argument.endswith((".yaml", ".yml")) else argument)
+    return kept

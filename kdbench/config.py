@@ -1,0 +1,225 @@
+"""From YAML to a Suite; every problem is reported at once, with its line and key. Floor 2.
+
+A suite carries names and numbers, never import paths. Which names exist is asked of the caller, because the
+registries stand on a higher floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Protocol, cast
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
+
+from kdbench.errors import ConfigError, KdbenchError, MissingData, UnknownName
+from kdbench.types import DatasetSpec, Frozen, MethodSpec, ModelChoice, ProfileSpec, Scalar, TrainSpec, ViewSpec
+
+
+class Names(Protocol):
+    """What a suite's names are checked against; each method raises a KdbenchError that says what to try."""
+
+    def model(self, choice: ModelChoice) -> None: ...
+    def dataset(self, spec: DatasetSpec) -> None: ...
+    def method(self, method: MethodSpec) -> dict[str, Scalar]:
+        """The method's options with its defaults filled in."""
+        ...
+
+
+def _known(value: Any, info: ValidationInfo) -> Any:
+    """Check one spec against the names of the validation context; a problem is reported at that spec's own line."""
+    names: Names | None = (info.context or {}).get("names")
+    if names is None:
+        return value
+    try:
+        if isinstance(value, ModelChoice):
+            names.model(value)
+        elif isinstance(value, DatasetSpec):
+            names.dataset(value)
+        elif isinstance(value, MethodSpec):
+            return value.model_copy(update={"options": names.method(value)})
+    except ConfigError as problem:
+        raise ValueError("; ".join(problem.problems)) from None
+    except KdbenchError as problem:
+        raise ValueError(str(problem)) from None
+    return value
+
+
+KnownModel = Annotated[ModelChoice, AfterValidator(_known)]
+KnownDataset = Annotated[DatasetSpec, AfterValidator(_known)]
+KnownMethod = Annotated[MethodSpec, AfterValidator(_known)]
+
+# TrainSpec with every field optional: what a teacher or student changes of the suite's own
+_Overrides: type[Frozen] = cast(
+    type[Frozen],
+    create_model(  # type: ignore[call-overload]
+        "TrainOverrides",
+        __base__=Frozen,
+        **{
+            # the bounds stand in the metadata; Annotated[...] carries them over
+            name: (Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, None)
+            for name, field in TrainSpec.model_fields.items()
+        },
+    ),
+)
+
+
+class _Entry(Frozen):
+    model: KnownModel
+    train: _Overrides = _Overrides()  # type: ignore[valid-type]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    def train_spec(self, default: TrainSpec) -> TrainSpec:
+        """The suite's training with this entry's changes."""
+        return default.model_copy(update=self.train.model_dump(exclude_unset=True))  # type: ignore[attr-defined]
+
+
+class TeacherEntry(_Entry):
+    """A teacher of a suite; trained once, with one seed, for all students."""
+
+    seed: int = Field(default=0, ge=0)
+
+
+class StudentEntry(_Entry):
+    """A student of a suite; trained with every method, teacher and seed, and without a teacher."""
+
+
+class Suite(Frozen):
+    """A benchmark: which students are distilled from which teachers, how, on what."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    datasets: tuple[KnownDataset, ...]
+    teachers: tuple[TeacherEntry, ...] = ()
+    students: tuple[StudentEntry, ...]
+    methods: tuple[KnownMethod, ...] = (MethodSpec(name="ce"),)
+    seeds: tuple[int, ...] = (0,)
+    train: TrainSpec = TrainSpec()
+    views: ViewSpec = ViewSpec()
+    profile: ProfileSpec = ProfileSpec()
+
+    @field_validator("datasets", "students", "methods", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and not value:
+            raise ValueError("at least one is needed")
+        return value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_or_list(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError(f"at least 1 seed is needed, not {value}")
+            return tuple(range(value))
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"seeds must be a count or distinct numbers >= 0, not {list(seeds)}")
+        return seeds
+
+
+def shipped_suites() -> tuple[str, ...]:
+    """Names of the suites inside the package."""
+    folder = resources.files("kdbench") / "suites"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def read_suite(name_or_path: str) -> tuple[str, str]:
+    """The text of a shipped suite or of a file, and what to call it in messages.
+
+    Raises: UnknownName; MissingData if a path is given and no file is there.
+    """
+    if name_or_path in shipped_suites():
+        return (resources.files("kdbench") / "suites" / f"{name_or_path}.yaml").read_text("utf-8"), name_or_path
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        try:
+            return path.read_text("utf-8"), name_or_path
+        except (OSError, UnicodeDecodeError) as problem:
+            raise MissingData(f"the suite file {path} cannot be read: {problem}; give a file or a shipped suite: "
+                              f"{', '.join(shipped_suites())}") from None  # fmt: skip
+    raise UnknownName("suite", name_or_path, shipped_suites())
+
+
+def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
+    """Parse and check a suite.
+
+    Args:
+        text: YAML.
+        where: what to call it in messages.
+        names: checks model, data set and method names too.
+    Raises: ConfigError with every problem, each with line and key.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError([f"{line}not valid YAML: {getattr(problem, 'problem', problem)}"], where) from None
+    if not isinstance(raw, dict) or root is None:
+        raise ConfigError([f"a suite is a mapping of keys, not {type(raw).__name__}"], where)
+    lines: dict[tuple[str | int, ...], int] = {}
+    problems: list[tuple[int, str]] = []
+    _note_lines(root, (), lines, problems)
+    suite = None
+    try:
+        suite = Suite.model_validate(raw, context={"names": names})
+    except ValidationError as invalid:
+        problems += [_describe(error["loc"], error["msg"], error["input"], lines) for error in invalid.errors()]
+    if problems or suite is None:
+        raise ConfigError([text for _, text in sorted(dict.fromkeys(problems))], where)
+    return suite
+
+
+def _note_lines(
+    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], problems: list[tuple[int, str]]
+) -> None:
+    """Note the line of every key and list item; a key that stands twice is a problem, for YAML would drop the first."""
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                problems.append((line, f"line {line}: {_dotted((*path, name))}: the key stands twice; keep one"))
+            seen.add(name)
+            lines[(*path, name)] = line
+            _note_lines(value, (*path, name), lines, problems)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _note_lines(value, (*path, number), lines, problems)
+
+
+def _describe(
+    where: tuple[str | int, ...], message: str, seen: object, lines: Mapping[tuple[str | int, ...], int]
+) -> tuple[int, str]:
+    known = where
+    while known and known not in lines:
+        known = known[:-1]
+    line = lines.get(known, 1)
+    message = message.removeprefix("Value error, ")
+    if message.startswith("Extra inputs"):
+        message = "unknown key"
+    elif message.startswith("Input should be a valid dictionary"):
+        message = f"a mapping of keys is wanted, not {seen!r}"
+    elif message == "Field required":
+        message = "missing"
+    elif isinstance(seen, bool | int | float | str) and str(seen) not in message:
+        message = f"{message[:1].lower()}{message[1:]}, not {seen!r}"
+    return line, f"line {line}: {_dotted(where)}: {message}"
+
+
+def _dotted(path: tuple[str | int, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".") or "the suite"

@@ -1,0 +1,172 @@
+"""Decode once: every image of a source as uint8 in one memory-mapped array.
+
+    CACHE/<source>/index/<listing>.json     content hash of each file, trusted while names, sizes and times are the same
+    CACHE/<source>/<content>-<pixels>/      images.npy (N, S, S, 3) uint8, bad.json: what could not be decoded and why
+
+A folder is made beside its place and moved there, so it is whole or not there; a lock keeps two processes from decoding
+the same images twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageOps
+
+from kdbench.data.source import Item, Listing, Source
+from kdbench.environment import usable_cores
+from kdbench.errors import BadImage, DataError, MissingData
+from kdbench.store import write_atomic
+from kdbench.types import DatasetSpec, LeftOut, Progress, Scalar, content_id
+
+DECODER_VERSION = 1
+"""Part of the cache's key: raised when the same file would give other pixels."""
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """One source at one size. Row i of images belongs to items[i]; rows named in bad hold no image."""
+
+    source: Source
+    items: tuple[Item, ...]
+    digests: tuple[str, ...]
+    images: np.ndarray
+    bad: Mapping[str, str]
+    left_out: tuple[LeftOut, ...]
+    content: str
+
+
+def open_source(
+    source: Source, found: Listing, spec: DatasetSpec, cache: Path, progress: Progress | None = None
+) -> CachedSource:
+    """The listed images of a source at the size of the spec, decoded now if they were not before.
+
+    Raises: MissingData; DataError if no image can be decoded or the cache cannot be written.
+    """
+    listing, digests, content = index_source(source, found, cache, spec.options, progress)
+    folder = cache / source.name / f"{content}-{_pixels(spec)}"
+    try:
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f"{folder.name}.lock"):
+                if not folder.is_dir():
+                    _decode(source, listing, spec, folder, progress)
+        bad = json.loads((folder / "bad.json").read_text())
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except (OSError, ValueError) as problem:
+        raise DataError(f"the image cache {folder} cannot be used ({problem}); free room or remove it") from None
+    return CachedSource(source, listing.items, digests, images, bad, listing.left_out, content)
+
+
+def index_source(
+    source: Source, found: Listing, cache: Path, options: Mapping[str, Scalar], progress: Progress | None = None
+) -> tuple[Listing, tuple[str, ...], str]:
+    """Hash the files of a source: (listing in the order of ids, SHA-256 of each file, hash of it all).
+
+    The second call is quick: a file's hash is kept while its name, size and modification time stay the same.
+    """
+    listing = Listing(tuple(sorted(found.items, key=lambda item: item.id)), found.left_out)
+    if not listing.items:
+        raise MissingData(f"{source.name}: its folder holds no images; expected {source.layout}")
+    if all(item.path is None for item in listing.items):
+        resolved = {**source.options, **options}
+        digests = tuple(content_id([source.name, resolved, item.id, DECODER_VERSION]) for item in listing.items)
+    else:
+        digests = _file_digests(source, listing, cache, progress)
+    content = content_id([[i.id, i.label, i.group, i.fold, d] for i, d in zip(listing.items, digests, strict=True)])
+    return listing, digests, content
+
+
+def fit_image(image: Image.Image, spec: DatasetSpec) -> np.ndarray:
+    """Bring an RGB image to (S, S, 3) uint8 as the spec says: centre crop, stretch, or pad with its border's mean."""
+    size = (spec.image_size, spec.image_size)
+    if spec.fit == "crop":
+        side = max(1, round(min(image.size) * spec.crop_fraction))
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+    if spec.fit == "stretch":
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    colour = tuple(int(value) for value in border.mean(axis=0).round())
+    return np.asarray(ImageOps.pad(image, size, Image.Resampling.BICUBIC, color=colour))
+
+
+def _pixels(spec: DatasetSpec) -> str:
+    crop = f"-{spec.crop_fraction:g}" if spec.fit == "crop" and spec.crop_fraction < 1 else ""
+    return f"{spec.image_size}px-{spec.fit}{crop}-v{DECODER_VERSION}"
+
+
+def _file_digests(source: Source, listing: Listing, cache: Path, progress: Progress | None) -> tuple[str, ...]:
+    stats = [item.path.stat() if item.path else None for item in listing.items]
+    seen = [[i.id, s.st_size, s.st_mtime_ns] if s else [i.id] for i, s in zip(listing.items, stats, strict=True)]
+    path = cache / source.name / "index" / f"{content_id([str(listing.items[0].path), seen])}.json"
+    try:
+        known = json.loads(path.read_text())
+        if len(known) == len(listing.items):
+            return tuple(known)
+    except (OSError, ValueError):
+        pass  # never hashed, or a damaged index: hash again
+
+    def digest(item: Item) -> str:
+        if item.path is None:
+            raise DataError(f"{source.name}: {item.id} has no file, others have")
+        try:
+            return hashlib.sha256(item.path.read_bytes()).hexdigest()
+        except OSError as problem:
+            raise DataError(f"{item.path} cannot be read ({problem.strerror}); check its permissions") from None
+
+    digests = tuple(_in_threads(digest, listing.items, f"hashing {source.name}", progress))
+    write_atomic(path, json.dumps(digests).encode())
+    return digests
+
+
+def _decode(source: Source, listing: Listing, spec: DatasetSpec, folder: Path, progress: Progress | None) -> None:
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process; the lock says nobody works in it
+    partial.mkdir()
+    shape = (len(listing.items), spec.image_size, spec.image_size, 3)
+    images = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+    def decode(numbered: tuple[int, Item]) -> str | None:
+        number, item = numbered
+        try:
+            images[number] = fit_image(source.read(item, spec.options), spec)
+        except BadImage as problem:
+            return str(problem)
+        return None
+
+    reasons = _in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
+    bad = {item.id: reason for item, reason in zip(listing.items, reasons, strict=True) if reason is not None}
+    if len(bad) == len(listing.items):
+        raise DataError(f"{source.name}: none of {len(bad)} files can be decoded, the first: {next(iter(bad.items()))}")
+    images.flush()
+    del images
+    (partial / "bad.json").write_text(json.dumps(bad, indent=1))
+    os.replace(partial, folder)  # noqa: PTH105 (a folder, not a file)
+
+
+def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str, progress: Progress | None) -> list[Any]:
+    """Map in the order of items; PIL and hashlib let go of the interpreter lock, so threads use every core."""
+    results: list[Any] = []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            for result in pool.map(work, items):
+                results.append(result)
+                if progress and (len(results) % 64 == 0 or len(results) == len(items)):
+                    progress(what, len(results), len(items))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # an interrupt must not wait for ten thousand images
+            raise
+    return results

@@ -1,0 +1,193 @@
+"""From a DatasetSpec to labelled images in memory-mapped arrays, with its splits and its card."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdbench.data.cache import CachedSource, open_source
+from kdbench.data.mixed import UNIONS
+from kdbench.data.source import SOURCES, Listing, Source
+from kdbench.data.splits import Member, merge_groups, split
+from kdbench.errors import ConfigError, MissingData, SplitLeak, UnknownName
+from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress, SplitName, content_id
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Decoded images with labels and splits.
+
+    Attributes:
+        spec: resolved: sources named, content hash filled in.
+        classes: label names; labels are indices into them.
+        labels: (N,) int64.
+        ids: the name of each image.
+        groups: the name of the group each image belongs to.
+        splits: ascending indices for each side.
+        card: what a record says of the data.
+    """
+
+    spec: DatasetSpec
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    splits: dict[SplitName, np.ndarray]
+    card: DataCard
+    _arrays: tuple[np.ndarray, ...]
+    _array: np.ndarray
+    _row: np.ndarray
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Images (B, S, S, 3) uint8, RGB, in the order of indices (B,)."""
+        if len(self._arrays) == 1:
+            return self._arrays[0][self._row[indices]]
+        out = np.empty((len(indices), *self._arrays[0].shape[1:]), dtype=np.uint8)
+        holder = self._array[indices]
+        for number, array in enumerate(self._arrays):
+            here = np.flatnonzero(holder == number)
+            if here.size:
+                out[here] = array[self._row[indices[here]]]
+        return out
+
+    def items(self, side: SplitName) -> list[tuple[str, str, str]]:
+        """(id, label, group) of each image of a side, in the order of its indices."""
+        return [(self.ids[i], self.classes[self.labels[i]], self.groups[i]) for i in self.splits[side]]
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Every name a DatasetSpec may carry: single sources and unions."""
+    return tuple(sorted((*SOURCES.names(), *UNIONS.names())))
+
+
+def labels_of(name: str) -> tuple[str, ...]:
+    """The classes of a data set. Raises: UnknownName."""
+    if name in UNIONS:
+        return UNIONS.get(name).labels
+    if name in SOURCES:
+        return SOURCES.get(name).labels
+    raise UnknownName("dataset", name, dataset_names())
+
+
+def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None = None) -> Dataset:
+    """Find, decode once, split.
+
+    Args:
+        root: the data root, holding a folder for each source.
+        cache: where decoded images are kept.
+    Raises: UnknownName, MissingData, ConfigError, SplitLeak.
+    """
+    classes = labels_of(spec.name)
+    parts = [open_source(source, found, spec, cache, progress) for source, found in _listings(spec, root)]
+    number = {label: index for index, label in enumerate(classes)}
+
+    members: list[Member] = []
+    keys: list[tuple[str, ...]] = []
+    array: list[int] = []
+    row: list[int] = []
+    for position, part in enumerate(parts):
+        for index, (item, digest) in enumerate(zip(part.items, part.digests, strict=True)):
+            if item.id in part.bad:
+                continue
+            stratum = f"{part.source.name}/{item.label}"
+            members.append(Member(item.id, item.label, stratum, item.id, item.fold))
+            keys.append((digest, item.group) if item.group else (digest,))
+            array.append(position)
+            row.append(index)
+    components = merge_groups(keys)
+    members = [
+        Member(member.id, member.label, member.stratum, members[first].id, member.fold)
+        for member, first in zip(members, components, strict=True)
+    ]
+    resolved = spec.model_copy(
+        update={
+            "sources": tuple(part.source.name for part in parts) if spec.name in UNIONS else (),
+            "options": {**parts[0].source.options, **spec.options} if spec.name in SOURCES else {},
+            "content": content_id([[part.source.name, part.content] for part in parts]),
+        }
+    )
+    splits = split(members, resolved)
+    labels = np.asarray([number[member.label] for member in members], dtype=np.int64)
+    return Dataset(
+        spec=resolved,
+        classes=classes,
+        labels=labels,
+        ids=tuple(member.id for member in members),
+        groups=tuple(member.group for member in members),
+        splits=splits,
+        card=_card(resolved, classes, parts, members, keys, labels, splits),
+        _arrays=tuple(part.images for part in parts),
+        _array=np.asarray(array, dtype=np.int64),
+        _row=np.asarray(row, dtype=np.int64),
+    )
+
+
+def _listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
+    if spec.name not in UNIONS:
+        if spec.sources:
+            raise ConfigError([f"dataset '{spec.name}' is a single source and takes no sources"])
+        single = SOURCES.get(spec.name)
+        return [(single, single.scan(root, spec.options))]
+    union = UNIONS.get(spec.name)
+    if spec.options:
+        raise ConfigError([f"dataset '{spec.name}' takes no options"])
+    present: list[tuple[Source, Listing]] = []
+    for source in [SOURCES.get(name) for name in (spec.sources or union.sources)]:
+        if foreign := set(source.labels) - set(union.labels):
+            raise ConfigError([f"source '{source.name}' has labels outside '{union.name}': {sorted(foreign)}"])
+        try:
+            present.append((source, source.scan(root, {})))
+        except MissingData:
+            if spec.sources:
+                raise
+    if not present:
+        raise MissingData(
+            f"{spec.name}: none of its sources {', '.join(union.sources)} is below {root}; `kdbench data show "
+            f"{spec.name}` says where to get them; the data root is --data-root, else KDBENCH_DATA, else the user's "
+            "data folder"
+        )
+    names = {source.name for source, _ in present}
+    for source, _ in present:
+        if shared := names & set(source.shares_images_with):
+            raise SplitLeak(f"{source.name} shares its originals with {', '.join(shared)}; take one of them")
+    return present
+
+
+def _card(
+    spec: DatasetSpec,
+    classes: tuple[str, ...],
+    parts: list[CachedSource],
+    members: list[Member],
+    keys: list[tuple[str, ...]],
+    labels: np.ndarray,
+    splits: dict[SplitName, np.ndarray],
+) -> DataCard:
+    by_digest: dict[str, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        by_digest[key[0]].append(index)
+    repeated = [indices for indices in by_digest.values() if len(indices) > 1]
+    conflicts = [indices for indices in repeated if len({members[index].label for index in indices}) > 1]
+    caveats = [caveat for part in parts for caveat in part.source.caveats]
+    caveats += [
+        "byte-identical images carry different labels: " + " = ".join(members[index].id for index in indices)
+        for indices in conflicts
+    ]
+    left_out = [entry for part in parts for entry in part.left_out]
+    left_out += [LeftOut(path=name, reason=reason) for part in parts for name, reason in sorted(part.bad.items())]
+    counts = {
+        side: {classes[label]: int(count) for label, count in sorted(Counter(labels[indices].tolist()).items())}
+        for side, indices in splits.items()
+    }
+    return DataCard(
+        name=spec.name,
+        sources={part.source.name: len(part.items) - len(part.bad) for part in parts},
+        classes=classes,
+        splits=counts,
+        content_hash=spec.content,
+        duplicates=sum(len(indices) for indices in repeated),
+        left_out=tuple(left_out),
+        caveats=tuple(caveats),
+    )

@@ -1,0 +1,87 @@
+"""The two ways leukocyte sets lie on a disk: a folder for each class, or numbered files with a label table."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kdbench.data.source import Item, is_image_name
+from kdbench.errors import DataError
+from kdbench.types import LeftOut, SplitName
+
+
+def class_folders(
+    root: Path, folder: Path, labels: Mapping[str, str], *, fold: SplitName | None = None
+) -> tuple[list[Item], list[LeftOut]]:
+    """Items of ``folder/<class>/<file>``.
+
+    Args:
+        root: the data root; ids are paths relative to it.
+        labels: label by lower-case folder name; folders under other names are left out by name.
+    """
+    items: list[Item] = []
+    left_out: list[LeftOut] = []
+    for entry in sorted(folder.iterdir()):
+        place = entry.relative_to(root).as_posix()
+        if not entry.is_dir():
+            left_out.append(LeftOut(path=place, reason="not in a class folder"))
+            continue
+        files = _files_below(entry)
+        label = labels.get(entry.name.lower())
+        if label is None:
+            left_out.append(LeftOut(path=f"{place}/", reason="class outside the task", count=len(files)))
+            continue
+        for name in files:
+            if is_image_name(name):
+                items.append(Item(f"{place}/{name}", label, fold=fold, path=entry / name))
+            else:
+                left_out.append(LeftOut(path=f"{place}/{name}", reason="not an image file by its name"))
+    return items, left_out
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Names of all files below, relative, sorted, with forward slashes; as strings, for a folder may hold thousands."""
+    found: list[str] = []
+    for place, _, names in os.walk(folder):
+        inside = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
+        found += [f"{inside}{name}" for name in names]
+    return sorted(found)
+
+
+def label_table(
+    root: Path, folder: Path, table: str, codes: Mapping[str, str], file_name: str
+) -> tuple[list[Item], list[LeftOut]]:
+    """Items of ``folder/<number><suffix>`` whose labels stand in a CSV of (image number, code) with a header.
+
+    Args:
+        codes: label by code as written in the table.
+        file_name: format string that makes a file's name of its number.
+    Raises: DataError if the table is missing or a line of it cannot be read.
+    """
+    path = folder / table
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))[1:]
+    except OSError as problem:
+        raise DataError(f"{path}: the label table cannot be read ({problem.strerror})") from None
+    items: list[Item] = []
+    left_out: list[LeftOut] = []
+    named: set[str] = set()
+    for line, row in enumerate(rows, start=2):
+        try:
+            image = folder / file_name.format(int(row[0]))
+            code = row[1].strip()
+        except (IndexError, ValueError):
+            raise DataError(f"{path}, line {line}: expected 'image number,code', found {','.join(row)!r}") from None
+        name = image.relative_to(root).as_posix()
+        named.add(image.name)
+        if code not in codes:
+            left_out.append(LeftOut(path=name, reason=f"label code {code!r} is none of {', '.join(codes)}"))
+        elif not image.is_file():
+            left_out.append(LeftOut(path=name, reason="in the label table, but not on the disk"))
+        else:
+            items.append(Item(name, codes[code], path=image))
+    unlabelled = sorted(file for file in folder.iterdir() if is_image_name(file.name) and file.name not in named)
+    left_out += [LeftOut(path=file.relative_to(root).as_posix(), reason="not in the label table") for file in unlabelled]
+    return items, left_out

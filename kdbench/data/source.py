@@ -1,0 +1,113 @@
+"""The contract of a data set source: what a file in ``data/sources/`` has to say. Floor 3."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from kdbench.errors import BadImage, ConfigError, MissingData
+from kdbench.registry import Registry
+from kdbench.types import LeftOut, Scalar, SplitName
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image must be an error, whatever else runs in this process
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled image.
+
+    Attributes:
+        id: the path below the data root with forward slashes, or a made-up one; unique within its source.
+        label: one of the source's labels.
+        group: images of one group stay on one side of a split; None: a group of its own.
+        fold: the side the publisher put it on; None: kdbench splits.
+        path: the file; None for a generated image.
+    """
+
+    id: str
+    label: str
+    group: str | None = None
+    fold: SplitName | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source has on this disk, and what was passed over and why."""
+
+    items: tuple[Item, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class Source(ABC):
+    """A data set: where it comes from, how it lies on the disk, its labels and its licence.
+
+    A subclass sets the class attributes and `scan`, and registers an instance: ``SOURCES.add(name, MySource())``.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    url: ClassVar[str]
+    licence: ClassVar[str]
+    citation: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]]
+    layout: ClassVar[str]
+    """What is expected below the data root, for people."""
+    caveats: ClassVar[tuple[str, ...]] = ()
+    """What every table made from it must say."""
+    shares_images_with: ClassVar[tuple[str, ...]] = ()
+    """Sources cut from the same originals; a union refuses to hold both."""
+    options: ClassVar[Mapping[str, Scalar]] = {}
+    """Of a generated source: its options and their defaults."""
+
+    @abstractmethod
+    def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
+        """List the items, without decoding. Raises: MissingData with what to get and where to put it."""
+
+    def read(self, item: Item, options: Mapping[str, Scalar]) -> Image.Image:
+        """Decode one item as an RGB image. Raises: BadImage with the reason."""
+        if item.path is None:
+            raise BadImage(f"{item.id}: has no file")
+        return read_image(item.path)
+
+    def check_options(self, options: Mapping[str, Scalar]) -> None:
+        """Raises: ConfigError naming every option the source does not have."""
+        if unknown := sorted(set(options) - set(self.options)):
+            known = ", ".join(self.options) or "none"
+            raise ConfigError([f"dataset '{self.name}' has no option {', '.join(unknown)}; known: {known}"])
+
+    def missing(self, expected: Path) -> MissingData:
+        """The error for data that is not there, with what to do."""
+        return MissingData(
+            f"{self.name}: nothing at {expected}; get it from {self.url} and lay it out as {self.layout}; "
+            "the data root is --data-root, else KDBENCH_DATA, else the user's data folder"
+        )
+
+
+SOURCES: Registry[Source] = Registry("dataset source", "kdbench.data.sources")
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a file to RGB, whole and upright. Raises: BadImage if it is no image, truncated or empty."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise BadImage("not an image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise BadImage(str(problem) or type(problem).__name__) from None
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name says it is an image (hidden files are not)."""
+    last = name.rpartition("/")[2]
+    return not last.startswith(".") and os.path.splitext(last)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a string)

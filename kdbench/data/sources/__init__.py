@@ -1,0 +1,1 @@
+"""One file for each data set source; each registers itself in `kdbench.data.source.SOURCES`."""

@@ -1,0 +1,33 @@
+"""BCCD crops: one square crop around the cell of each labelled BCCD original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kdbench.data.labels import LEUKOCYTES
+from kdbench.data.layouts import class_folders
+from kdbench.data.source import SOURCES, Listing, Source
+from kdbench.types import Scalar
+
+
+class BCCDCrops(Source):
+    name = "bccd_crops"
+    title = "BCCD originals, cropped to the leukocyte"
+    url = "https://github.com/Shenggan/BCCD_Dataset"
+    licence = "MIT"
+    citation = "Shenggan, BCCD Dataset, 2017"
+    labels = LEUKOCYTES
+    layout = "bccd_crops/BCCD_cropped/<Class>/*.jpg"
+    shares_images_with = ("bccd",)
+    caveats = ("bccd_crops shares its originals with bccd: never train on one and test on the other",)
+
+    def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
+        folder = root / "bccd_crops" / "BCCD_cropped"
+        if not folder.is_dir():
+            raise self.missing(folder)
+        items, left_out = class_folders(root, folder, {label: label for label in LEUKOCYTES})
+        return Listing(tuple(items), tuple(left_out))
+
+
+SOURCES.add("bccd_crops", BCCDCrops())

@@ -1,0 +1,22 @@
+"""Training without a teacher: the baseline every student is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kdbench.method import METHODS, Method
+
+
+class CrossEntropy(Method):
+    """Adds nothing to the hard-label cross-entropy."""
+
+    name = "ce"
+    paper = "-"
+    summary = "hard labels only, no teacher: the baseline"
+    needs_teacher = False
+
+    def forward(self, student: Tensor, teacher: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
+        return {}
+
+
+METHODS.add("ce", CrossEntropy)

@@ -1,0 +1,1 @@
+"""One file for each column of the leaderboard; each registers itself in `kdbench.report.column.COLUMNS`."""

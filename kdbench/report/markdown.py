@@ -1,0 +1,447 @@
+"""The leaderboard as GitHub shows it. Floor 6; no torch.
+
+A pure function of the records: no clock, no machine, no order of files goes into it. Percent stand only here.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from kdbench.report.column import (
+    MISSING,
+    NOT_APPLICABLE,
+    Column,
+    columns_for,
+    percent,
+    points,
+    points_text,
+    scaled,
+)
+from kdbench.report.rows import Row, build_rows, dataset_key, differing, failure_text, newest, option_text, started_at
+from kdbench.types import DataCard, DatasetSpec, RunRecord, TrainSpec
+
+ENOUGH_SEEDS = 5
+"""Seeds below which a sample standard deviation says little: with 3, its own 95 % interval spans a factor of 12."""
+
+NEAR = 0.01
+"""How much accuracy (a fraction) a smaller model may lose and still be named as the thrifty choice."""
+
+_LONGEST_MESSAGE = 400  # characters of a failure's message; the record has the rest
+_LONGEST_LIST = 12  # classes, commands
+
+
+def render_markdown(records: Sequence[RunRecord], command: str | None = None, title: str = "Leaderboard") -> str:
+    """The whole page.
+
+    Args:
+        records: of any number of data sets, in any order.
+        command: what made them; None takes it from the records.
+        title: the page's heading.
+    """
+    records = newest(records)
+    rows = build_rows(records)
+    columns = columns_for(rows)
+    sections: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        sections[dataset_key(row.dataset)].append(row)
+    titles = _dataset_titles([group[0].dataset for group in sections.values()])
+
+    blocks = [f"# {escape(title)}", _summary(records)]
+    shown: set[str] = set()
+    for name, group in zip(titles, sections.values(), strict=True):
+        kept = _columns_with_figures(group, columns)
+        shown |= {column.key for column in kept}
+        blocks += _section(name, group, kept, columns)
+    blocks += _failures(records)
+    blocks += _legend([column for column in columns if column.key in shown])
+    blocks += _provenance(records, command)
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str) -> str:
+    """Any text as one line that GitHub shows as it is: no cell, tag, link or emphasis can come out of it."""
+    line = html.escape(" ".join(str(text).split()), quote=False)
+    line = re.sub(r"([\\`*|~\[\]])", r"\\\1", line)
+    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # inside a word it is no emphasis
+    return re.sub(r"^(?=(#+|[+-]|\d+[.)])(\s|$))", r"\\", line)  # nor does it open a heading or a list
+
+
+# ---------------------------------------------------------------- one data set
+
+
+def _section(name: str, rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequence[Column]) -> list[str]:
+    return [
+        f"## {name}",
+        _in_short(rows, columns),
+        _table(rows, columns),
+        _caution(rows, columns, all_columns),
+        *_bought(rows),
+        *_data(rows),
+        _training(rows),
+    ]
+
+
+def _in_short(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """The answer first: the most accurate small model, and the smallest that comes near it."""
+    ranked = [row for row in rows if row.rank is not None]
+    if not ranked:
+        return "**No small model has a result yet.**"
+    best = ranked[0]
+    lines = [f"**Most accurate small model:** {_portrait(best, columns)}."]
+    if best.params is not None and best.accuracy is not None:
+        floor = best.accuracy - NEAR
+        near = [row for row in ranked if row.params is not None and (row.accuracy or 0.0) >= floor]
+        smallest = min(near, key=lambda row: row.params or 0)  # the first of equals is the most accurate
+        if (smallest.params or 0) < best.params:
+            lines.append(f"**Smallest within one point of it:** {_portrait(smallest, columns)}.")
+        else:
+            small = min((row for row in ranked if row.params is not None), key=lambda row: row.params or 0)
+            if (small.params or 0) < best.params:
+                lines.append(f"**Smallest, more than one point behind:** {_portrait(small, columns)}.")
+    return "\\\n".join(lines)  # a backslash breaks the line inside one paragraph
+
+
+def _portrait(row: Row, columns: Sequence[Column]) -> str:
+    if row.role == "baseline":
+        how = f"trained alone ({escape(row.method)})"
+    else:
+        how = f"{f'taught by {escape(row.teacher)} ' if row.teacher else ''}with {escape(row.method)}"
+    facts = []
+    if row.gain is not None:
+        facts.append(f"{points(row.gain)} points over training alone")
+    if row.teacher_accuracy is not None and row.accuracy is not None:
+        behind = row.accuracy - row.teacher_accuracy
+        facts.append(f"{points(behind)} to its teacher")
+    cost = [
+        f"{scaled(row.params)} parameters" if row.params is not None else "",
+        *(
+            f"{column.show(row).split(' ')[0]} {escape(column.unit + column.title.removeprefix('latency'))}"
+            for column in columns
+            if column.key.startswith("latency_ms") and column.value(row) is not None
+        ),
+    ]
+    accuracy = f"{percent(row.accuracy or 0.0)} %" + (f" ({', '.join(facts)})" if facts else "")
+    return f"{escape(row.model)} {how}: " + ", ".join([accuracy, *(fact for fact in cost if fact)])
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    best = {column.key: _best(rows, column) for column in columns}
+    body = []
+    for row in rows:
+        cells = [escape(column.show(row)) for column in columns]
+        cells = [
+            f"**{cell}**" if row.cell_id in best[column.key] else cell
+            for cell, column in zip(cells, columns, strict=True)
+        ]
+        if not row.n_ok:  # the reason stands where the eye looks for the result
+            cells[0] = f"failed ({escape((row.failure or '').partition(':')[0])})"
+        rank = NOT_APPLICABLE if row.rank is None else str(row.rank)
+        teacher = escape(row.teacher) or NOT_APPLICABLE
+        body.append([rank, escape(row.model), row.role, escape(row.method), teacher, *cells])
+    headings = ["#", "model", "role", "method", "teacher", *(escape(column.heading) for column in columns)]
+    return _grid(body, headings, ("right", *["left"] * 4, *["right"] * len(columns)))
+
+
+def _best(rows: Sequence[Row], column: Column) -> set[str]:
+    """The cells of the small models with the best figure; none where all are equal or the column is not ranked."""
+    figures = {
+        row.cell_id: round(value, 12)  # the last digits may differ between equal means
+        for row in rows
+        if row.rank is not None and isinstance(value := column.value(row), int | float)
+    }
+    if column.better is None or len(set(figures.values())) < 2:
+        return set()
+    top = max(figures.values()) if column.better == "max" else min(figures.values())
+    return {cell_id for cell_id, value in figures.items() if value == top}
+
+
+def _columns_with_figures(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
+    """A column without a single figure is not shown; `_caution` says which."""
+    return [column for column in columns if any(column.value(row) is not None for row in rows)] or list(columns[:1])
+
+
+def _caution(rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequence[Column]) -> str:
+    """How far the figures carry, and what is not there."""
+    lines = []
+    finished = [row for row in rows if row.n_ok]
+    counts = sorted({row.n_ok for row in finished if row.role != "teacher"} or {row.n_ok for row in finished})
+    if counts:
+        few, many = counts[0], counts[-1]
+        seeds = f"{many} seed{'s' if many > 1 else ''}" if few == many else f"{few} to {many} seeds"
+        if many == 1:
+            lines.append(f"{seeds}: no spread can be given, and a small difference may be chance.")
+        elif few < ENOUGH_SEEDS:
+            lines.append(f"{seeds}: the spread is a rough guess, and differences within it do not rank.")
+        else:
+            lines.append(f"{seeds}: mean ± sample standard deviation; differences within the spread do not rank.")
+    tested = {record.test_metrics.count for row in finished for record in row.records if record.test_metrics}
+    if tested:
+        smallest = min(tested)
+        weight = 100 / smallest
+        lines.append(f"One of the {smallest:,} test images is {weight:.{1 if weight >= 0.1 else 2}f} points.")
+    shown = {column.key for column in columns}
+    gone = [
+        column.heading
+        for column in all_columns
+        if column.key not in shown and any(row.n_ok and column.applies(row) for row in rows)
+    ]
+    if gone:
+        lines.append(f"Missing in every row: {escape(', '.join(gone))}.")
+    if any(row.rank is not None for row in rows) and any(row.role == "teacher" for row in rows):
+        lines.append("Teachers stand in the order but take no rank; bold is the best among the ranked.")
+    return " ".join(lines)
+
+
+def _bought(rows: Sequence[Row]) -> list[str]:
+    """Student by teacher, with and without ground truth: the gain in points."""
+    pairs: defaultdict[tuple[str, str, str], dict[bool, Row]] = defaultdict(dict)
+    for row in rows:
+        if row.role == "student" and row.n_ok:
+            pairs[(row.model, row.recipe, row.teacher)][row.spec.method.ground_truth] = row
+    if not pairs:
+        return []
+    body = []
+    for (model, recipe, teacher), by_truth in sorted(pairs.items()):
+        one = next(iter(by_truth.values()))
+        body.append(
+            [
+                escape(model),
+                _or_missing(one.baseline_accuracy),
+                escape(recipe),
+                escape(teacher) or NOT_APPLICABLE,
+                _or_missing(one.teacher_accuracy) if teacher else NOT_APPLICABLE,
+                *(_gain(by_truth.get(truth)) for truth in (True, False)),
+            ]
+        )
+    headings = ["student", "alone (%)", "method", "teacher", "teacher (%)", "gain with ground truth (points)",
+                "gain without (points)"]  # fmt: skip
+    return [
+        "### What distillation bought",
+        _grid(body, headings, ("left", "right", "left", "left", "right", "right", "right")),
+    ]
+
+
+def _gain(row: Row | None) -> str:
+    if row is None:
+        return NOT_APPLICABLE
+    return MISSING if row.gain is None else escape(points_text(row, row.gain, row.gain_std))
+
+
+def _or_missing(fraction: float | None) -> str:
+    return MISSING if fraction is None else percent(fraction)
+
+
+def _data(rows: Sequence[Row]) -> list[str]:
+    """Which images: sources, classes, splits, what was left out, and the caveats as a quotation."""
+    known = [
+        (started_at(record), record.run_id, record.data)
+        for row in rows
+        for record in row.records
+        if record.data is not None
+    ]
+    if not known:
+        return ["### Data and training", "missing: no record says which images it saw."]
+    card = max(known, key=lambda found: found[:2])[2]
+    sources = ", ".join(f"{escape(name)} {count:,}" for name, count in sorted(card.sources.items()))
+    if len(card.sources) == 1:
+        sources = escape(next(iter(card.sources)))
+    elif card.sources:
+        sources = f"{len(card.sources)} sources: {sources}"
+    images = sum(sum(split.values()) for split in card.splits.values())
+    splits = ", ".join(
+        f"{name} {sum(card.splits[name].values()):,}" for name in ("train", "val", "test") if name in card.splits
+    )
+    lines = [
+        f"- {images:,} images from {sources or 'unnamed sources'}",
+        f"- {splits}",
+        f"- {len(card.classes)} classes (test images): {_classes(card)}",
+    ]
+    if card.duplicates:
+        lines.append(f"- {card.duplicates:,} images occur more than once; all copies of one are in the same split")
+    if card.left_out:
+        reasons: Counter[str] = Counter()
+        for left_out in card.left_out:
+            reasons[left_out.reason] += left_out.count
+        most_first = sorted(reasons.items(), key=lambda found: (-found[1], found[0]))
+        said = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in most_first)
+        total = sum(reasons.values())
+        lines.append(f"- {total:,} file{'s' if total != 1 else ''} left out: {said}")
+    if len({other.content_hash for _, _, other in known}) > 1:
+        lines.append("- **The runs of this table did not all see the same images:** their content hashes differ")
+    caveats = "\n>\n".join(f"> {escape(caveat)}" for caveat in card.caveats)
+    return ["### Data and training", "\n".join(lines), caveats]
+
+
+def _classes(card: DataCard) -> str:
+    test = card.splits.get("test", {})
+    named = [
+        f"{escape(label)} {test[label]:,}" if label in test else f"{escape(label)} (none)" for label in card.classes
+    ]
+    more = f" and {len(named) - _LONGEST_LIST} more" if len(named) > _LONGEST_LIST else ""
+    return ", ".join(named[:_LONGEST_LIST]) + more
+
+
+def _training(rows: Sequence[Row]) -> str:
+    """The recipe in one line for each role; values that differ between its rows stand side by side."""
+    said = {
+        who: _training_of([row.spec.train for row in rows if (row.role == "teacher") == of_teachers])
+        for who, of_teachers in (("Students", False), ("Teachers", True))
+    }
+    if said["Students"] == said["Teachers"]:
+        return f"Students and teachers were trained for {said['Students']}."
+    return " ".join(f"{who} were trained for {how}." for who, how in said.items() if how)
+
+
+def _training_of(trains: Sequence[TrainSpec]) -> str:
+    def either(values: Iterable[float | str]) -> str:
+        return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+    if not trains:
+        return ""
+    return (
+        f"{either(sorted({train.epochs for train in trains}))} epochs with "
+        f"{either(sorted({train.optimizer for train in trains}))}, learning rate "
+        f"{either(sorted({train.learning_rate for train in trains}))}, batches of "
+        f"{either(sorted({train.batch_size for train in trains}))}, "
+        f"{either(sorted({train.precision for train in trains}))}"
+    )
+
+
+def _dataset_titles(datasets: Sequence[DatasetSpec]) -> list[str]:
+    """Name and image size, and whatever else is needed to tell two of one name and size apart."""
+    titles = []
+    for dataset in datasets:
+        alike = [other for other in datasets if (other.name, other.image_size) == (dataset.name, dataset.image_size)]
+        facts = [{**other.model_dump(exclude={"options"}), **other.options} for other in alike]
+        own = facts[alike.index(dataset)]
+        said = [
+            option_text(key, "+".join(own[key]) if isinstance(own[key], tuple) else own[key])
+            for key in differing(facts)
+            if key in own
+        ]
+        titles.append(", ".join([escape(dataset.name), f"{dataset.image_size} px", *map(escape, said)]))
+    return titles
+
+
+# ---------------------------------------------------------------- the whole page
+
+
+def _summary(records: Sequence[RunRecord]) -> str:
+    """Who measured what, when and on what, in one line."""
+    machines = sorted({_machine(record) for record in records})
+    where = escape(machines[0]) if len(machines) == 1 else f"{len(machines)} machines"
+    return f"{_run_count(records)}, {_dates(records)}, on {where}; {_versions(records)}."
+
+
+def _run_count(records: Sequence[RunRecord]) -> str:
+    counts = Counter(record.status for record in records)
+    bad = [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
+    total = f"{len(records)} run{'s' if len(records) != 1 else ''}"
+    return f"{total} ({', '.join(bad)})" if bad else total
+
+
+def _dates(records: Sequence[RunRecord]) -> str:
+    days = sorted(started_at(record).date() for record in records if started_at(record).year > 1)
+    if not days:
+        return "undated"
+    return str(days[0]) if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+
+
+def _machine(record: RunRecord) -> str:
+    environment = record.environment
+    gpu = f" and {environment.gpu}" if environment.gpu else ""
+    return f"{environment.cpu} ({environment.cores} core{'s' if environment.cores != 1 else ''}){gpu}"
+
+
+def _versions(records: Sequence[RunRecord]) -> str:
+    versions = sorted(
+        {
+            (record.environment.kdbench, record.environment.commit or "", bool(record.environment.dirty))
+            for record in records
+        }
+    )
+    said = [
+        f"{version} (commit {escape(commit)}{', modified' if dirty else ''})" if commit else escape(version)
+        for version, commit, dirty in versions
+    ]
+    return f"kdbench {' and '.join(said)}"
+
+
+def _failures(records: Sequence[RunRecord]) -> list[str]:
+    failed = [record for record in records if record.status != "ok" or record.test_metrics is None]
+    if not failed:
+        return []
+    lines = []
+    for record in sorted(failed, key=lambda record: (record.spec.title, record.run_id)):
+        reason = failure_text(record)
+        short = reason if len(reason) <= _LONGEST_MESSAGE else f"{reason[:_LONGEST_MESSAGE]}…"
+        status = "" if record.status == "ok" else f" {record.status}:"
+        lines.append(f"- {escape(record.spec.title)} (run {escape(record.run_id)}){status} {escape(short)}")
+    return ["## Runs without a result", "\n".join(lines)]
+
+
+def _legend(columns: Sequence[Column]) -> list[str]:
+    lines = [f"- **{escape(column.heading)}**: {escape(column.note)}" for column in columns if column.note]
+    lines.append(
+        f"- “{MISSING}”: could be known and is not; “{NOT_APPLICABLE}”: does not apply, or the row has no result"
+    )
+    return ["## How to read the columns", "\n".join(lines)]
+
+
+def _provenance(records: Sequence[RunRecord], command: str | None) -> list[str]:
+    trained, taught = sum(r.train_seconds for r in records), sum(r.teacher_seconds for r in records)
+    teaching = f", and {_duration(taught)} for teacher outputs" if taught else ""
+    body = []
+    by_machine: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_machine[record.environment.fingerprint].append(record)
+    for fingerprint, group in sorted(by_machine.items()):
+        environment = group[0].environment
+        torch = sorted({record.environment.versions.get("torch", MISSING) for record in group})
+        threads = sorted({record.environment.threads for record in group})
+        body.append(
+            [
+                escape(fingerprint[:4]),
+                escape(environment.cpu),
+                str(environment.cores),
+                " or ".join(map(str, threads)),
+                escape(environment.gpu or "none"),
+                escape(environment.system),
+                escape(" and ".join(torch)),
+                str(len(group)),
+                escape(fingerprint),
+            ]
+        )
+    headings = ["machine", "processor", "cores", "training threads", "GPU", "system", "torch", "runs", "fingerprint"]
+    align = ("left", "left", "right", "right", "left", "left", "left", "right", "left")
+    blocks = [
+        "## How it was measured",
+        _grid(body, headings, align),
+        f"{_run_count(records)}, started {_dates(records)}, with {_versions(records)}. "
+        f"Training took {_duration(trained)} in all{teaching}.",
+    ]
+    commands = [command] if command else sorted({record.command for record in records if record.command})
+    if commands:
+        lines = [" ".join(line.split()) for line in commands[:_LONGEST_LIST]]
+        fence = "`" * max(3, 1 + max(len(run) for line in lines for run in (re.findall("`+", line) or [""])))
+        more = f"\n\nand {len(commands) - _LONGEST_LIST} more." if len(commands) > _LONGEST_LIST else ""
+        blocks.append("Made with\n\n" + "\n".join([f"{fence}sh", *lines, fence]) + more)
+    return blocks
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that fits: 42 s, 53 min, 2 h 07 min."""
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _grid(body: Sequence[Sequence[str]], headings: Sequence[str], align: Sequence[str]) -> str:
+    # "pipe", not "github": it writes the alignment marks; numbers are text here and must stay as they are
+    return tabulate(body, headers=headings, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -1,0 +1,470 @@
+"""Records to rows: the repetitions of one cell become one line of a table. Floor 6; no torch.
+
+Fractions stay fractions here, and nothing is rounded: rendering is the renderers' business.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench.types import DatasetSpec, Latency, MethodSpec, ModelChoice, Profile, RunRecord, RunSpec, Scalar
+
+RowRole = Literal["teacher", "baseline", "student"]
+BASELINE_METHOD = "ce"
+
+
+@dataclass(frozen=True, order=True)
+class LatencySetting:
+    """What a latency was measured under; figures of two settings are never compared."""
+
+    fingerprint: str
+    runtime: str
+    precision: str
+    batch_size: int
+    threads: int
+
+    def holds(self, fingerprint: str, latency: Latency) -> bool:
+        """Whether that latency, from a machine of that fingerprint, was measured under this setting."""
+        return self == LatencySetting(
+            fingerprint, latency.runtime, latency.precision, latency.batch_size, latency.threads
+        )
+
+
+@dataclass(frozen=True)
+class CellLatency:
+    """One cell's time of a forward pass: medians over its records. Milliseconds."""
+
+    median_ms: float
+    iqr_ms: float
+    unstable: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell: a (dataset, model, method, teachers) with its records over seeds.
+
+    Attributes:
+        records: of this cell, by seed; finished, failed and diverged.
+        baseline: of the same model trained alone on the same data in the same way; empty for teachers and baselines.
+        teachers: the records of the networks it learned from; only those that are there.
+        model, recipe, teacher_names: what tables call them, distinguishable within the data set. `recipe` leaves
+            the ground truth out, `method` names it.
+        rank: 1 is the best mean accuracy among the small models of the data set; None for teachers and for
+            rows without a result.
+    """
+
+    records: tuple[RunRecord, ...]
+    baseline: tuple[RunRecord, ...] = ()
+    teachers: tuple[RunRecord, ...] = ()
+    model: str = ""
+    recipe: str = ""
+    teacher_names: tuple[str, ...] = ()
+    rank: int | None = None
+
+    @property
+    def spec(self) -> RunSpec:
+        """Of the first seed; the others differ in the seed alone."""
+        return self.records[0].spec
+
+    @property
+    def cell_id(self) -> str:
+        return self.records[0].cell_id
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        return self.spec.dataset
+
+    @property
+    def role(self) -> RowRole:
+        """teacher, baseline (a small model trained alone) or student (a distilled one)."""
+        return _role(self.spec)
+
+    @property
+    def method(self) -> str:
+        """The recipe, with the ground truth named where it is off."""
+        return self.recipe if self.spec.method.ground_truth else f"{self.recipe} (no ground truth)"
+
+    @property
+    def teacher(self) -> str:
+        """Its teachers' names in one; "" if it has none."""
+        return " + ".join(self.teacher_names)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of all its records, ascending."""
+        return tuple(record.spec.seed for record in self.records)
+
+    @property
+    def n_ok(self) -> int:
+        """Runs with a test result."""
+        return len(self.accuracies)
+
+    @property
+    def n_failed(self) -> int:
+        """Runs without one: failed or diverged."""
+        return len(self.records) - self.n_ok
+
+    @property
+    def failure(self) -> str | None:
+        """Why the first run without a result has none; None if all have one."""
+        return next((failure_text(record) for record in self.records if _accuracy(record) is None), None)
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy by seed, fractions."""
+        return _by_seed(self.records)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean test accuracy over the seeds, a fraction."""
+        return _mean(self.accuracies.values())
+
+    @property
+    def accuracy_std(self) -> float | None:
+        """Sample standard deviation (n - 1) over the seeds; None below two."""
+        return _std(self.accuracies.values())
+
+    @property
+    def macro_f1(self) -> float | None:
+        """Mean over the seeds of the test macro-F1, a fraction."""
+        return _mean(self._macro_f1s())
+
+    @property
+    def macro_f1_std(self) -> float | None:
+        """Sample standard deviation (n - 1) over the seeds; None below two."""
+        return _std(self._macro_f1s())
+
+    @property
+    def gains(self) -> dict[int, float]:
+        """Accuracy minus the baseline's at the same seed, by seed, fractions; only seeds that both have."""
+        alone = _by_seed(self.baseline)
+        return {seed: accuracy - alone[seed] for seed, accuracy in self.accuracies.items() if seed in alone}
+
+    @property
+    def gain(self) -> float | None:
+        """Mean of the paired differences to the baseline, a fraction; None without a shared seed."""
+        return _mean(self.gains.values())
+
+    @property
+    def gain_std(self) -> float | None:
+        """Sample standard deviation (n - 1) of the paired differences; None below two."""
+        return _std(self.gains.values())
+
+    @property
+    def baseline_accuracy(self) -> float | None:
+        """Mean test accuracy of the baseline over all of its seeds, a fraction."""
+        return _mean(_by_seed(self.baseline).values())
+
+    @property
+    def teacher_accuracy(self) -> float | None:
+        """Mean test accuracy of its teachers, a fraction; None unless every one of them is there."""
+        wanted = {teacher.run_id for teacher in self.spec.teachers}
+        found = {record.run_id: value for record in self.teachers if (value := _accuracy(record)) is not None}
+        return _mean(found.values()) if wanted and wanted == set(found) else None
+
+    @property
+    def profile(self) -> Profile | None:
+        """Of the first record that has one: counts are the same for every seed."""
+        return next((record.profile for record in self.records if record.profile is not None), None)
+
+    @property
+    def params(self) -> int | None:
+        return self.profile.params if self.profile else None
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-adds of one image."""
+        return self.profile.macs if self.profile else None
+
+    @property
+    def weight_bytes(self) -> int | None:
+        return self.profile.weight_bytes if self.profile else None
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The machines its records come from, sorted."""
+        return tuple(sorted({record.environment.fingerprint for record in self.records}))
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median at batch 1 with the fewest threads; None if unmeasured or measured in settings that cannot be mixed
+        (two machines, runtimes or precisions): ask `latency` for one of them.
+        """
+        settings = latency_settings([self])
+        found = self.latency(settings[0]) if len(settings) == 1 else None
+        return found.median_ms if found else None
+
+    def latency(self, setting: LatencySetting) -> CellLatency | None:
+        """The medians over the cell's records of that one setting; None if it has none."""
+        found = [
+            latency
+            for record in self.records
+            if record.profile is not None
+            for latency in record.profile.latencies
+            if setting.holds(record.environment.fingerprint, latency)
+        ]
+        if not found:
+            return None
+        return CellLatency(
+            median_ms=statistics.median(latency.median_ms for latency in found),
+            iqr_ms=statistics.median(latency.iqr_ms for latency in found),
+            unstable=any(latency.unstable for latency in found),
+        )
+
+    def _macro_f1s(self) -> list[float]:
+        return [
+            record.test_metrics.macro_f1
+            for record in self.records
+            if record.test_metrics is not None and _accuracy(record) is not None
+        ]
+
+
+def build_rows(records: Sequence[RunRecord]) -> list[Row]:
+    """One row for each cell: data sets by name, within each the best accuracy first and rows without a result last.
+
+    The order of the records does not matter. Where a run_id occurs twice, the run that started last counts.
+    """
+    records = newest(records)
+    by_run = {record.run_id: record for record in records}
+    cells: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        cells[record.cell_id].append(record)
+    for cell in cells.values():
+        cell.sort(key=lambda record: record.spec.seed)
+
+    # a baseline's options are sorted first, so that a plain one wins where several would do
+    baselines: dict[str, list[RunRecord]] = {}
+    for cell in sorted(cells.values(), key=lambda cell: (len(cell[0].spec.method.options), cell[0].cell_id)):
+        if _role(cell[0].spec) == "baseline":
+            baselines.setdefault(_trained_alike(cell[0].spec), cell)
+
+    by_dataset: defaultdict[str, list[Row]] = defaultdict(list)
+    for cell in cells.values():
+        spec = cell[0].spec
+        alone = baselines.get(_trained_alike(spec), []) if _role(spec) == "student" else []
+        taught_by = [by_run[teacher.run_id] for teacher in spec.teachers if teacher.run_id in by_run]
+        by_dataset[dataset_key(spec.dataset)].append(Row(tuple(cell), tuple(alone), tuple(taught_by)))
+    return [row for key in sorted(by_dataset) for row in _ranked(_labelled(by_dataset[key]))]
+
+
+def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """One record for each run_id, the one that started last, in the order of the ids."""
+    latest: dict[str, RunRecord] = {}
+    for record in records:
+        other = latest.get(record.run_id)
+        if other is None or started_at(record) > started_at(other):
+            latest[record.run_id] = record
+    return [latest[run_id] for run_id in sorted(latest)]
+
+
+def started_at(record: RunRecord) -> datetime:
+    """When the run started, in UTC; the earliest time there is where the record's text is no date."""
+    try:
+        when = datetime.fromisoformat(record.started)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+
+
+def failure_text(record: RunRecord) -> str:
+    """Why the run has no result, in one line."""
+    if record.failure is None:
+        return "no test result" if record.status == "ok" else record.status
+    return " ".join(f"{record.failure.kind}: {record.failure.message}".split())
+
+
+def dataset_key(dataset: DatasetSpec) -> str:
+    """Equal for equal data sets; sorts by name, then by image size."""
+    return f"{dataset.name}\x1f{dataset.image_size:05d}\x1f{dataset.model_dump_json()}"
+
+
+def latency_settings(rows: Iterable[Row]) -> list[LatencySetting]:
+    """The settings that get a column: batch 1 with the fewest threads, for each machine, runtime and precision."""
+    fewest: dict[tuple[str, str, str], LatencySetting] = {}
+    for record in (record for row in rows for record in row.records):
+        for latency in record.profile.latencies if record.profile else ():
+            if latency.batch_size != 1:
+                continue
+            key = (record.environment.fingerprint, latency.runtime, latency.precision)
+            if key not in fewest or latency.threads < fewest[key].threads:
+                fewest[key] = LatencySetting(*key, batch_size=1, threads=latency.threads)
+    return sorted(fewest.values())
+
+
+def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that do not have one and the same value in all items, in the order they occur."""
+    keys = dict.fromkeys(key for item in items for key in item)
+    missing = object()
+    return [key for key in keys if any(item.get(key, missing) != items[0].get(key, missing) for item in items)]
+
+
+def option_text(key: str, value: Scalar | None) -> str:
+    """An option as labels show it: ``T=4``, not ``T=4.0``."""
+    if isinstance(value, bool):
+        return f"{key}={'true' if value else 'false'}"
+    return f"{key}={value:.12g}" if isinstance(value, float) else f"{key}={'none' if value is None else value}"
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _role(spec: RunSpec) -> RowRole:
+    if spec.role == "teacher":
+        return "teacher"
+    return "baseline" if spec.method.name == BASELINE_METHOD and not spec.teachers else "student"
+
+
+def _trained_alike(spec: RunSpec) -> str:
+    """What a student and its baseline have in common: all but the method and the teachers."""
+    return spec.model_dump_json(include={"dataset", "model", "train", "views", "engine_version"})
+
+
+def _accuracy(record: RunRecord) -> float | None:
+    return record.test_metrics.accuracy if record.status == "ok" and record.test_metrics is not None else None
+
+
+def _by_seed(records: Iterable[RunRecord]) -> dict[int, float]:
+    return {record.spec.seed: value for record in records if (value := _accuracy(record)) is not None}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.fmean(known) if known else None
+
+
+def _std(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.stdev(known) if len(known) > 1 else None
+
+
+def _ranked(rows: list[Row]) -> list[Row]:
+    """Best mean accuracy first, the smaller model first among equals; equal accuracies share a rank."""
+
+    def order(row: Row) -> tuple[Any, ...]:
+        params = row.params
+        return (
+            row.accuracy is None,
+            -_accuracy_to_rank(row),
+            params is None,
+            params or 0,
+            row.role,
+            row.model,
+            row.method,
+            row.teacher,
+            row.cell_id,
+        )
+
+    def has_rank(row: Row) -> bool:
+        return row.role != "teacher" and row.accuracy is not None
+
+    results = [_accuracy_to_rank(row) for row in rows if has_rank(row)]
+    return [
+        replace(row, rank=1 + sum(other > _accuracy_to_rank(row) for other in results)) if has_rank(row) else row
+        for row in sorted(rows, key=order)
+    ]
+
+
+def _accuracy_to_rank(row: Row) -> float:
+    """Without the last digits, in which two equal means may differ by the order of their sums."""
+    return round(row.accuracy or 0.0, 12)
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _labelled(rows: list[Row]) -> list[Row]:
+    """Name the rows of one data set so that no two carry the same name: what differs is said, and nothing else."""
+    models = _model_labels(spec.model for row in rows for spec in (row.spec, *row.spec.teachers))
+    methods = _method_labels(row.spec.method for row in rows)
+    named = [
+        replace(
+            row,
+            model=models[_key(row.spec.model)],
+            recipe=methods[_key(row.spec.method)],
+            teacher_names=tuple(models[_key(teacher.model)] for teacher in row.spec.teachers),
+        )
+        for row in rows
+    ]
+    groups: defaultdict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in named:
+        groups[(row.role, row.model, row.recipe, row.teacher_names)].append(row)
+    return [row for group in groups.values() for row in _told_apart(group)]
+
+
+def _told_apart(group: list[Row]) -> list[Row]:
+    """Rows of one name: append what differs in how they, or their teachers, were trained."""
+    recipes = [_recipe(row.spec) for row in group]
+    own = differing(recipes)
+    taught = [[_teacher_recipe(teacher) for teacher in row.spec.teachers] for row in group]
+    apart: list[Row] = []
+    for row, recipe, teachers in zip(group, recipes, taught, strict=True):
+        names = list(row.teacher_names)
+        for place, teacher in enumerate(teachers):
+            keys = differing([other[place] for other in taught])
+            said = ", ".join(option_text(key, teacher[key]) for key in keys if key in teacher)
+            names[place] += f" ({said})" if said else ""
+        said = " ".join(option_text(key, recipe[key]) for key in own if key in recipe)
+        apart.append(replace(row, recipe=f"{row.recipe} {said}".strip(), teacher_names=tuple(names)))
+    seen = [(row.method, row.teacher) for row in apart]
+    return [
+        row if seen.count((row.method, row.teacher)) == 1 else replace(row, recipe=f"{row.recipe} #{row.cell_id[:6]}")
+        for row in apart
+    ]
+
+
+def _model_labels(choices: Iterable[ModelChoice]) -> dict[str, str]:
+    """By the choice's key. Pretrained weights are always named: they were paid for on other images."""
+    found = {_key(choice): choice for choice in choices}
+    patch_sizes: defaultdict[str, set[int | None]] = defaultdict(set)
+    for choice in found.values():
+        patch_sizes[choice.name].add(choice.patch_size)
+    labels = {}
+    for key, choice in found.items():
+        facts = []
+        if len(patch_sizes[choice.name]) > 1:
+            facts.append(f"patch {choice.patch_size or 'auto'}")
+        if isinstance(choice.pretrained, str):
+            facts.append(f"pretrained: {Path(choice.pretrained).name}")  # the folder is nobody's business
+        elif choice.pretrained:
+            facts.append("pretrained")
+        labels[key] = f"{choice.name} ({', '.join(facts)})" if facts else choice.name
+    return labels
+
+
+def _method_labels(methods: Iterable[MethodSpec]) -> dict[str, str]:
+    """By the method's key: its name and those options that differ between the methods of that name."""
+    found = {_key(method): method for method in methods}
+    labels = {}
+    for key, method in found.items():
+        keys = differing([other.options for other in found.values() if other.name == method.name])
+        said = [option_text(option, method.options[option]) for option in keys if option in method.options]
+        labels[key] = " ".join([method.name, *said])
+    return labels
+
+
+def _recipe(spec: RunSpec) -> dict[str, Any]:
+    """How one network was trained, flat."""
+    views = {f"views.{key}": value for key, value in spec.views.model_dump().items()}
+    return {**spec.train.model_dump(), **views, "engine_version": spec.engine_version}
+
+
+def _teacher_recipe(teacher: RunSpec) -> dict[str, Any]:
+    """What may tell two teachers of one model apart, flat."""
+    return {
+        **_recipe(teacher),
+        "method": teacher.method.label,
+        **{f"method.{key}": value for key, value in teacher.method.options.items()},
+        "taught by": "+".join(other.model.name for other in teacher.teachers) or None,
+        "data": f"{teacher.dataset.name} {teacher.dataset.image_size} px",
+        "seed": teacher.seed,
+    }
+
+
+def _key(spec: ModelChoice | MethodSpec) -> str:
+    return spec.model_dump_json()

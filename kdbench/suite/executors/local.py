@@ -1,0 +1,85 @@
+"""Execute a plan on this machine, one run after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from kdbench.data.dataset import Dataset, open_dataset
+from kdbench.store import Store
+from kdbench.suite.plan import Plan
+from kdbench.suite.run import run
+from kdbench.types import DatasetSpec, Progress, RunRecord, RunSpec
+
+
+class Listener(Protocol):
+    """Told how a plan goes on; every method may do nothing."""
+
+    def planned(self, pending: int, skipped: int) -> None: ...
+    def started(self, spec: RunSpec) -> None: ...
+    def finished(self, record: RunRecord) -> None: ...
+
+
+def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
+    """The runs still to do, in the plan's order.
+
+    Finished and diverged runs are not done again (the same spec gives the same result); failed ones are. A teacher
+    whose record is there, but whose weights are not, as in a fresh copy of published results, is trained again if a
+    student needs it.
+    """
+    done = {spec: _is_done(spec, store) for spec in plan.runs}
+    pending = [spec for spec in plan.runs if not done[spec]]
+    needed = {teacher for spec in pending for teacher in spec.teachers if not store.weights_path(teacher.run_id).exists()}
+    return [spec for spec in plan.runs if not done[spec] or spec in needed]
+
+
+def execute(
+    plan: Plan,
+    store: Store,
+    root: Path,
+    cache: Path,
+    *,
+    command: str = "",
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+) -> list[RunRecord]:
+    """Execute what is not done yet; a run that fails becomes a failed record and the rest goes on.
+
+    Call it with the store locked. Returns: the records of the whole plan, in its order.
+    """
+    opened: dict[DatasetSpec, Dataset] = {}
+
+    def data_of(spec: DatasetSpec) -> Dataset:
+        if spec not in opened:
+            opened.clear()  # a plan goes through one data set after the other
+            opened[spec] = open_dataset(spec, root, cache, progress)
+        return opened[spec]
+
+    pending = pending_runs(plan, store)
+    if listener:
+        listener.planned(len(pending), len(plan.runs) - len(pending))
+    for spec in pending:
+        if listener:
+            listener.started(spec)
+        record = run(
+            spec,
+            _opener(data_of, spec.dataset),
+            store,
+            profile=plan.suite.profile,
+            command=command,
+            progress=progress,
+        )
+        if listener:
+            listener.finished(record)
+    records = [store.read_record(spec.run_id) for spec in plan.runs]
+    return [record for record in records if record is not None]
+
+
+def _opener(open_data: Callable[[DatasetSpec], Dataset], spec: DatasetSpec) -> Callable[[], Dataset]:
+    return lambda: open_data(spec)
+
+
+def _is_done(spec: RunSpec, store: Store) -> bool:
+    record = store.read_record(spec.run_id)
+    return record is not None and record.status != "failed"

@@ -1,0 +1,325 @@
+"""The nouns of kdbench: what is asked for (specs) and what came out (records). Floor 1; no torch.
+
+All are frozen pydantic models that refuse unknown keys, so a record read back means what it meant when written.
+Units stand in names; fractions are in [0, 1]; one multiply-add is 1 MAC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Of RunRecord: raised when a field changes its meaning or goes away."""
+
+ENGINE_VERSION = 1
+"""Part of every run_id: raised when the same spec would train to another result."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+Scalar = bool | int | float | str
+ModelKind = Literal["cnn", "vit"]
+Role = Literal["teacher", "student"]
+SplitName = Literal["train", "val", "test"]
+Status = Literal["ok", "failed", "diverged"]
+Fit = Literal["crop", "stretch", "pad"]
+Precision = Literal["fp32", "bf16"]
+
+
+class Frozen(BaseModel):
+    """The base of every type here: immutable, no unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    def __hash__(self) -> int:
+        # over the JSON text: fields may be mappings, which pydantic's own hash of frozen models cannot take
+        return hash(self.model_dump_json())
+
+
+# ---------------------------------------------------------------- what the registries hold
+
+
+class ModelSpec(Frozen):
+    """One architecture of the registry: timm behind it, facts beside it."""
+
+    name: str
+    architecture: str = Field(description="the timm name that builds it")
+    kind: ModelKind
+    roles: tuple[Role, ...]
+    paper: str = Field(description="arXiv number or citation of the architecture")
+    licence: str = "Apache-2.0"
+    arguments: dict[str, Any] = Field(default_factory=dict, description="passed to timm.create_model")
+    note: str = ""
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+class ModelChoice(Frozen):
+    """A model as a suite asks for it."""
+
+    name: str
+    pretrained: bool | str = Field(default=False, description="true: the published weights; a path: that file")
+    patch_size: int | None = Field(default=None, ge=1, description="ViT only; None adapts it to the image size")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class DatasetSpec(Frozen):
+    """Which images, decoded how, split how."""
+
+    name: str
+    image_size: int = Field(default=64, ge=16, le=1024, description="pixels, both sides")
+    fit: Fit = "crop"
+    crop_fraction: float = Field(default=1.0, gt=0, le=1, description="of the shorter side, for fit: crop")
+    val_fraction: float = Field(default=0.1, gt=0, lt=0.5)
+    test_fraction: float = Field(default=0.2, gt=0, lt=0.5, description="unused where the source gives its test set")
+    split_seed: int = Field(default=0, ge=0)
+    train_limit: int | None = Field(default=None, ge=1, description="a stratified part of the training images")
+    sources: tuple[str, ...] = Field(default=(), description="of a union; empty: every one that is on this disk")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="of a generated source")
+    content: str = Field(default="", description="hash of the images' bytes and labels, filled in when resolved")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class ViewSpec(Frozen):
+    """The augmentation: each sample's view is a pure function of (seed, epoch, index). All magnitudes are maxima."""
+
+    seed: int = Field(default=0, ge=0)
+    pool: int | None = Field(default=None, ge=1, description="views per image, seen in turn; None: a new one an epoch")
+    horizontal_flip: bool = True
+    vertical_flip: bool = True
+    quarter_turns: bool = True
+    rotation_degrees: float = Field(default=10.0, ge=0, le=180)
+    scale: float = Field(default=0.1, ge=0, lt=1, description="zoom by a factor in [1 - scale, 1 + scale]")
+    translation: float = Field(default=0.05, ge=0, lt=0.5, description="fraction of the side")
+    brightness: float = Field(default=0.1, ge=0, lt=1)
+    contrast: float = Field(default=0.1, ge=0, lt=1)
+    saturation: float = Field(default=0.1, ge=0, lt=1)
+    stain: float = Field(default=0.05, ge=0, lt=1, description="gain of each stain's optical density")
+
+
+class TrainSpec(Frozen):
+    """How one network is trained."""
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only (Nesterov)")
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1, description="per step; the averaged weights are kept")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
+    precision: Precision = "fp32"
+    channels_last: bool = True
+
+
+class MethodSpec(Frozen):
+    """A distillation method with its options; ``ground_truth: false`` turns the hard-label term off."""
+
+    name: str
+    ground_truth: bool = True
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        return self.name if self.ground_truth else f"{self.name} (no ground truth)"
+
+
+class RunSpec(Frozen):
+    """One training run, whole: two equal specs give equal results. Teachers stand inside, so no file is needed to
+    know what a student was taught by.
+    """
+
+    role: Role
+    dataset: DatasetSpec
+    model: ModelChoice
+    method: MethodSpec
+    teachers: tuple[RunSpec, ...] = ()
+    views: ViewSpec = ViewSpec()
+    train: TrainSpec = TrainSpec()
+    seed: int = Field(default=0, ge=0)
+    engine_version: int = ENGINE_VERSION
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits over everything in the spec."""
+        return content_id(self.model_dump(mode="json"))
+
+    @property
+    def cell_id(self) -> str:
+        """The same without the run's own seed: the runs of one cell are repetitions of each other."""
+        return content_id(self.model_dump(mode="json", exclude={"seed"}))
+
+    @property
+    def title(self) -> str:
+        """A short name for people, not unique."""
+        teachers = "+".join(teacher.model.name for teacher in self.teachers)
+        taught = f" < {teachers}" if teachers else ""
+        return f"{self.dataset.name}/{self.model.name}/{self.method.label}{taught}/seed{self.seed}"
+
+
+class ProfileSpec(Frozen):
+    """What is measured of every trained model. Not part of a run's identity: it changes no weight."""
+
+    batch_sizes: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = (1,)
+    samples: int = Field(default=50, ge=5, description="timed forward passes for each batch size and thread count")
+
+
+# ---------------------------------------------------------------- what came out
+
+
+class Metrics(Frozen):
+    """Of one model on one split."""
+
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float = Field(ge=0, le=1, description="mean over the classes that occur in the split")
+    loss: float = Field(ge=0, description="cross-entropy, nats, mean over images")
+    recall: dict[str, float] = Field(description="by class; only classes that occur in the split")
+    count: int = Field(ge=1, description="images")
+
+
+class EpochLog(Frozen):
+    """One line of the training curve."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+class Latency(Frozen):
+    """Time of one forward pass on one machine in one setting."""
+
+    runtime: str
+    precision: Precision
+    batch_size: int
+    threads: int
+    median_ms: float
+    iqr_ms: float
+    samples: int
+    unstable: bool = Field(description="the interquartile range is above 10 % of the median")
+
+
+class Profile(Frozen):
+    """What a model costs. Counts hold anywhere; latencies belong to the record's environment."""
+
+    image_size: int
+    params: int
+    macs: int = Field(description="multiply-adds of one image")
+    flops: int = Field(description="2 x macs")
+    weight_bytes: int = Field(description="parameters and buffers as stored")
+    not_counted: dict[str, int] = Field(default_factory=dict, description="operators outside macs, with their calls")
+    latencies: tuple[Latency, ...] = ()
+
+
+class Environment(Frozen):
+    """The machine and the software of a run: an allow-list, never the process environment."""
+
+    fingerprint: str = Field(description="hash of what latency depends on; two fingerprints share no ranked column")
+    cpu: str
+    cpu_flags: tuple[str, ...]
+    cores: int = Field(description="usable by this process")
+    memory_bytes: int
+    gpu: str | None
+    system: str
+    python: str
+    versions: dict[str, str]
+    threads: int = Field(description="torch's intra-op threads while training")
+    kdbench: str
+    commit: str | None
+    dirty: bool | None
+
+
+class LeftOut(Frozen):
+    """A file, or a folder of files, of a source that is not in the data set, and why."""
+
+    path: str
+    reason: str
+    count: int = 1
+
+
+class DataCard(Frozen):
+    """Which images a run saw."""
+
+    name: str
+    sources: dict[str, int] = Field(description="images taken from each source")
+    classes: tuple[str, ...]
+    splits: dict[SplitName, dict[str, int]] = Field(description="images by class in each split")
+    content_hash: str
+    duplicates: int = Field(default=0, description="images whose bytes occur more than once; kept on one side")
+    left_out: tuple[LeftOut, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+class Failure(Frozen):
+    """Why a run has no result."""
+
+    kind: str
+    message: str
+
+
+class RunRecord(Frozen):
+    """One run, one JSON file; every table is made from these alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    cell_id: str
+    status: Status
+    spec: RunSpec
+    started: str = Field(description="ISO 8601, UTC")
+    train_seconds: float = Field(ge=0, description="of the training loop alone, over all its sittings")
+    teacher_seconds: float = Field(default=0.0, ge=0, description="spent here on teacher outputs; 0 when replayed")
+    teacher_outputs: Literal["none", "cached"] = "none"
+    best_epoch: int | None = None
+    history: tuple[EpochLog, ...] = ()
+    val_metrics: Metrics | None = None
+    test_metrics: Metrics | None = None
+    profile: Profile | None = None
+    environment: Environment
+    data: DataCard | None = None
+    failure: Failure | None = None
+    command: str = ""
+
+
+# ---------------------------------------------------------------- identity
+
+
+def content_id(value: Any) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of value: keys sorted, 1 and 1.0 equal."""
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -1,0 +1,172 @@
+"""Valid records made by hand, for tests: only what a test is about has to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdbench.types import (
+    DataCard,
+    DatasetSpec,
+    Environment,
+    Failure,
+    Latency,
+    LeftOut,
+    MethodSpec,
+    Metrics,
+    ModelChoice,
+    Profile,
+    RunRecord,
+    RunSpec,
+    Status,
+    TrainSpec,
+    ViewSpec,
+)
+
+DATASET = DatasetSpec(name="bccd", content="c0ffee")
+FINGERPRINT = "3f2a9c0b1d4e5f60"
+
+FAILURES: dict[Status, Failure] = {
+    "failed": Failure(kind="OutOfMemory", message="12 GB asked, 8 GB there"),
+    "diverged": Failure(kind="Diverged", message="loss nan at step 17"),
+}
+
+# name -> (params, macs, weight_bytes, latency_ms)
+COSTS = {
+    "resnet50": (23_516_228, 338_000_000, 94_300_000, 11.8),
+    "vit_tiny": (5_500_000, 91_000_000, 22_000_000, 4.12),
+    "mobilenetv3_small_050": (570_000, 2_100_000, 2_320_000, 1.94),
+    "mobilenetv3_small_100": (1_520_000, 6_100_000, 6_200_000, 2.61),
+}
+
+
+def environment(fingerprint: str = FINGERPRINT, **changes: Any) -> Environment:
+    facts: dict[str, Any] = {
+        "cpu": "Example CPU 9000",
+        "cpu_flags": ("avx2",),
+        "cores": 4,
+        "memory_bytes": 16 * 2**30,
+        "gpu": None,
+        "system": "Linux x86_64",
+        "python": "3.11.7",
+        "versions": {"torch": "2.14.1"},
+        "threads": 2,
+        "kdbench": "0.1.0",
+        "commit": "0123456789ab",
+        "dirty": False,
+    }
+    return Environment(fingerprint=fingerprint, **(facts | changes))
+
+
+def card(**changes: Any) -> DataCard:
+    facts: dict[str, Any] = {
+        "name": "bccd",
+        "sources": {"bccd": 1000},
+        "classes": ("eosinophil", "lymphocyte"),
+        "splits": {
+            "train": {"eosinophil": 400, "lymphocyte": 300},
+            "val": {"eosinophil": 50, "lymphocyte": 50},
+            "test": {"eosinophil": 120, "lymphocyte": 80},
+        },
+        "content_hash": "c0ffee",
+        "duplicates": 4,
+        "left_out": (LeftOut(path="x/", reason="not an image", count=2), LeftOut(path="y", reason="not an image")),
+        "caveats": ("the test images are copies of 71 originals",),
+    }
+    return DataCard(**(facts | changes))
+
+
+def latency(median_ms: float, **changes: Any) -> Latency:
+    facts: dict[str, Any] = {
+        "runtime": "eager",
+        "precision": "fp32",
+        "batch_size": 1,
+        "threads": 1,
+        "iqr_ms": median_ms / 20,
+        "samples": 50,
+        "unstable": False,
+    }
+    return Latency(median_ms=median_ms, **(facts | changes))
+
+
+def profile(model: str, latencies: Sequence[Latency] | None = None) -> Profile:
+    params, macs, weight_bytes, median_ms = COSTS.get(model, (1_000_000, 10_000_000, 4_000_000, 5.0))
+    return Profile(
+        image_size=64,
+        params=params,
+        macs=macs,
+        flops=2 * macs,
+        weight_bytes=weight_bytes,
+        latencies=tuple([latency(median_ms)] if latencies is None else latencies),
+    )
+
+
+def spec(
+    model: str | ModelChoice = "mobilenetv3_small_050",
+    method: str | MethodSpec = "ce",
+    seed: int = 0,
+    teachers: Sequence[RunSpec] = (),
+    **changes: Any,
+) -> RunSpec:
+    return RunSpec(
+        role=changes.pop("role", "student"),
+        dataset=changes.pop("dataset", DATASET),
+        model=ModelChoice.model_validate(model),
+        method=MethodSpec.model_validate(method),
+        teachers=tuple(teachers),
+        seed=seed,
+        train=changes.pop("train", TrainSpec()),
+        views=changes.pop("views", ViewSpec()),
+        **changes,
+    )
+
+
+def teacher(model: str | ModelChoice = "resnet50", seed: int = 0, **changes: Any) -> RunSpec:
+    return spec(model, "ce", seed, role="teacher", **changes)
+
+
+def record(of: RunSpec, accuracy: float = 0.9, *, status: Status = "ok", **changes: Any) -> RunRecord:
+    """A record of that spec: finished with that test accuracy (macro-F1 is 0.01 lower), or without a result."""
+    metrics = Metrics(
+        accuracy=accuracy,
+        macro_f1=max(0.0, accuracy - 0.01),
+        loss=0.3,
+        recall={"eosinophil": accuracy, "lymphocyte": accuracy},
+        count=200,
+    )
+    finished = status == "ok"
+    facts: dict[str, Any] = {
+        "run_id": of.run_id,
+        "cell_id": of.cell_id,
+        "status": status,
+        "spec": of,
+        "started": f"2026-03-0{1 + of.seed % 9}T10:00:00+00:00",
+        "train_seconds": 60.0,
+        "test_metrics": metrics if finished else None,
+        "profile": profile(of.model.name) if finished else None,
+        "environment": environment(),
+        "data": card(),
+        "failure": None if finished else FAILURES[status],
+        "command": "kdbench run bccd",
+    }
+    return RunRecord(**(facts | changes))
+
+
+def study() -> list[RunRecord]:
+    """Two students, two teachers, alone and distilled with and without ground truth, three seeds, one failed cell."""
+    teachers = {"resnet50": 0.968, "vit_tiny": 0.959}
+    alone = {"mobilenetv3_small_050": 0.828, "mobilenetv3_small_100": 0.871}
+    wobble = (0.0, 0.012, -0.006)
+    records = [record(teacher(name), accuracy, train_seconds=600.0) for name, accuracy in teachers.items()]
+    for student, base in alone.items():
+        for seed, off in enumerate(wobble):
+            records.append(record(spec(student, "ce", seed), base + off))
+            for name in teachers:
+                for truth in (True, False):
+                    boost = {"resnet50": 0.052, "vit_tiny": 0.061}[name] - (0.0 if truth else 0.008)
+                    distilled = spec(student, MethodSpec(name="kd", ground_truth=truth), seed, [teacher(name)])
+                    records.append(record(distilled, base + boost + off / 2, teacher_seconds=5.0))
+    for seed in range(3):
+        broken = spec("mobilenetv3_small_050", "fitnet", seed, [teacher("vit_tiny")])
+        records.append(record(broken, status="diverged" if seed == 2 else "failed"))
+    return records
