@@ -1,0 +1,76 @@
+"""Which small image classifier, what did distillation buy, and what does it cost on the device: measured.
+
+>>> import kdbench
+>>> records = kdbench.run_suite("quickstart")  # doctest: +SKIP
+>>> print(kdbench.render(records))  # doctest: +SKIP
+
+Names are imported when they are first used, so that reading records and making tables never waits for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kdbench._version import __version__
+
+if TYPE_CHECKING:
+    from kdbench.config import Suite
+    from kdbench.data.dataset import Dataset, open_dataset
+    from kdbench.errors import KdbenchError
+    from kdbench.model import build as build_model
+    from kdbench.profiling.profile import profile_model
+    from kdbench.report import collect, render
+    from kdbench.store import Store
+    from kdbench.suite.api import plan_suite, run_suite
+    from kdbench.suite.plan import load_suite
+    from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunRecord, RunSpec, TrainSpec, ViewSpec
+
+__all__ = [
+    "Dataset",
+    "DatasetSpec",
+    "KdbenchError",
+    "MethodSpec",
+    "ModelChoice",
+    "RunRecord",
+    "RunSpec",
+    "Store",
+    "Suite",
+    "TrainSpec",
+    "ViewSpec",
+    "__version__",
+    "build_model",
+    "collect",
+    "load_suite",
+    "open_dataset",
+    "plan_suite",
+    "profile_model",
+    "render",
+    "run_suite",
+]
+
+_HOMES = {
+    "Dataset": "kdbench.data.dataset",
+    "KdbenchError": "kdbench.errors",
+    "Store": "kdbench.store",
+    "Suite": "kdbench.config",
+    "build_model": "kdbench.model:build",
+    "collect": "kdbench.report",
+    "load_suite": "kdbench.suite.plan",
+    "open_dataset": "kdbench.data.dataset",
+    "plan_suite": "kdbench.suite.api",
+    "profile_model": "kdbench.profiling.profile",
+    "render": "kdbench.report",
+    "run_suite": "kdbench.suite.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'kdbench' has no attribute '{name}'")
+    module, _, own_name = _HOMES.get(name, "kdbench.types").partition(":")
+    return getattr(importlib.import_module(module), own_name or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from kdbench.errors import ConfigError, KdbenchError, MissingData, UnknownName
 from kdbench.types import DatasetSpec, Frozen, MethodSpec, ModelChoice, ProfileSpec, Scalar, TrainSpec, ViewSpec
@@ -51,10 +59,11 @@ KnownModel = Annotated[ModelChoice, AfterValidator(_known)]
 KnownDataset = Annotated[DatasetSpec, AfterValidator(_known)]
 KnownMethod = Annotated[MethodSpec, AfterValidator(_known)]
 
-# TrainSpec with every field optional: what a teacher or student changes of the suite's own
-_Overrides: type[Frozen] = cast(
-    type[Frozen],
-    create_model(  # type: ignore[call-overload]
+if TYPE_CHECKING:
+    _Overrides = Frozen
+else:
+    # TrainSpec with every field optional: what a teacher or student changes of the suite's own
+    _Overrides = create_model(
         "TrainOverrides",
         __base__=Frozen,
         **{
@@ -62,13 +71,12 @@ _Overrides: type[Frozen] = cast(
             name: (Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, None)
             for name, field in TrainSpec.model_fields.items()
         },
-    ),
-)
+    )
 
 
 class _Entry(Frozen):
     model: KnownModel
-    train: _Overrides = _Overrides()  # type: ignore[valid-type]
+    train: _Overrides = _Overrides()
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +85,7 @@ class _Entry(Frozen):
 
     def train_spec(self, default: TrainSpec) -> TrainSpec:
         """The suite's training with this entry's changes."""
-        return default.model_copy(update=self.train.model_dump(exclude_unset=True))  # type: ignore[attr-defined]
+        return default.model_copy(update=self.train.model_dump(exclude_unset=True))
 
 
 class TeacherEntry(_Entry):
@@ -183,7 +191,10 @@ def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
 
 
 def _note_lines(
-    node: yaml.Node, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], problems: list[tuple[int, str]]
+    node: yaml.Node,
+    path: tuple[str | int, ...],
+    lines: dict[tuple[str | int, ...], int],
+    problems: list[tuple[int, str]],
 ) -> None:
     """Note the line of every key and list item; a key that stands twice is a problem, for YAML would drop the first."""
     lines.setdefault(path, node.start_mark.line + 1)

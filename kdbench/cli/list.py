@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-list_app = typer.Typer(no_args_is_help=True, help="List models, methods, datasets or suites.\n\nExample: kdbench list models")
+list_app = typer.Typer(no_args_is_help=True, help="List what there is.\n\nExample: kdbench list models")
 
 
-def _show(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _show(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, no_wrap=number == 0, overflow="fold")

@@ -13,7 +13,7 @@ def profile(
     model: Annotated[list[str], typer.Argument(help="Registered models, or timm/NAME.")],
     image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels, both sides.")] = 64,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object, or a list of them for several models.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object; a list for several models.")] = False,
 ) -> None:
     """Count parameters and multiply-adds, and time one image on this machine's processor.
 

@@ -81,7 +81,9 @@ class Screen:
             outcome = f"test accuracy {100 * record.test_metrics.accuracy:.1f} %, {seconds:.0f} s"
         else:
             outcome = record.failure.message if record.failure else ""
-        self.console.print(f"{_MARKS[record.status]} {_escape(record.spec.title)}: {_escape(outcome)}", highlight=False)
+        self.console.print(
+            f"{_MARKS[record.status]} {_escape(record.spec.title)}: {_escape(outcome)}", highlight=False, soft_wrap=True
+        )
 
 
 def _escape(text: str) -> str:

@@ -136,8 +136,20 @@ def _decode(source: Source, listing: Listing, spec: DatasetSpec, folder: Path, p
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process; the lock says nobody works in it
     partial.mkdir()
+    reasons = _fill(partial / "images.npy", source, listing, spec, progress)
+    bad = {item.id: reason for item, reason in zip(listing.items, reasons, strict=True) if reason is not None}
+    if len(bad) == len(listing.items):
+        raise DataError(f"{source.name}: none of {len(bad)} files can be decoded, the first: {next(iter(bad.items()))}")
+    (partial / "bad.json").write_text(json.dumps(bad, indent=1))
+    os.replace(partial, folder)  # noqa: PTH105 (a folder, not a file)
+
+
+def _fill(
+    path: Path, source: Source, listing: Listing, spec: DatasetSpec, progress: Progress | None
+) -> list[str | None]:
+    """Decode into a new array file. Returns: for each item why it could not be decoded, or None."""
     shape = (len(listing.items), spec.image_size, spec.image_size, 3)
-    images = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(numbered: tuple[int, Item]) -> str | None:
         number, item = numbered
@@ -148,13 +160,8 @@ def _decode(source: Source, listing: Listing, spec: DatasetSpec, folder: Path, p
         return None
 
     reasons = _in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
-    bad = {item.id: reason for item, reason in zip(listing.items, reasons, strict=True) if reason is not None}
-    if len(bad) == len(listing.items):
-        raise DataError(f"{source.name}: none of {len(bad)} files can be decoded, the first: {next(iter(bad.items()))}")
     images.flush()
-    del images
-    (partial / "bad.json").write_text(json.dumps(bad, indent=1))
-    os.replace(partial, folder)  # noqa: PTH105 (a folder, not a file)
+    return reasons
 
 
 def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str, progress: Progress | None) -> list[Any]:

@@ -82,6 +82,7 @@ def label_table(
             left_out.append(LeftOut(path=name, reason="in the label table, but not on the disk"))
         else:
             items.append(Item(name, codes[code], path=image))
-    unlabelled = sorted(file for file in folder.iterdir() if is_image_name(file.name) and file.name not in named)
-    left_out += [LeftOut(path=file.relative_to(root).as_posix(), reason="not in the label table") for file in unlabelled]
+    place = folder.relative_to(root).as_posix()
+    unlabelled = sorted(name for name in _files_below(folder) if is_image_name(name) and name not in named)
+    left_out += [LeftOut(path=f"{place}/{name}", reason="not in the label table") for name in unlabelled]
     return items, left_out

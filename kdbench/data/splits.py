@@ -98,7 +98,8 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
     for name, indices in chosen.items():
         if not indices:
             raise DataError(
-                f"{spec.name}: the {name} split is empty with {len(members)} images; use more images or a larger fraction"
+                f"{spec.name}: the {name} split is empty with {len(members)} images; "
+                "use more images or a larger fraction"
             )
     return {name: np.asarray(sorted(indices), dtype=np.int64) for name, indices in chosen.items()}
 

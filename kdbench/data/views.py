@@ -138,7 +138,6 @@ def _colour(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> tuple[Tensor, 
     first-order form around the white background, where the stain's density is zero, is the linear map used here.
     """
     amount = torch.from_numpy(_symmetric(draws)).to(torch.float32)
-    eye = torch.eye(3)
     gains = torch.ones(len(amount), 3)
     gains[:, 0] += spec.stain * amount[:, _HAEM]
     gains[:, 1] += spec.stain * amount[:, _EOSIN]

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save
@@ -18,7 +17,7 @@ from kdbench.engine.evaluate import measure, predict
 from kdbench.engine.teacher import TeacherLogits
 from kdbench.engine.train import train
 from kdbench.environment import collect, usable_cores
-from kdbench.errors import Diverged, KdbenchError, RecordError
+from kdbench.errors import Diverged, RecordError
 from kdbench.method import build_method
 from kdbench.model import build, normalisation
 from kdbench.profiling.profile import profile_model
@@ -30,6 +29,7 @@ from kdbench.types import (
     Progress,
     RunRecord,
     RunSpec,
+    SplitName,
     Status,
     content_id,
 )
@@ -136,10 +136,8 @@ def _train_and_measure(
         progress=progress,
     )
     precision = spec.train.precision
-    sides = {
-        side: predict(trained.model, data, data.splits[side], eval_views, precision=precision)
-        for side in ("val", "test")
-    }
+    read: tuple[SplitName, ...] = ("val", "test")
+    sides = {side: predict(trained.model, data, data.splits[side], eval_views, precision=precision) for side in read}
     metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
     final = trained.model.to("cpu")
     cost = profile_model(final, spec.dataset.image_size, profile)
@@ -182,8 +180,7 @@ def _placed(model: nn.Module, spec: RunSpec, device: torch.device) -> nn.Module:
     channels_last = spec.train.channels_last and any(
         isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules()
     )
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout)
+    return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _storable(model: nn.Module) -> dict[str, torch.Tensor]:

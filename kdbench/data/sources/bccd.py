@@ -22,7 +22,7 @@ class BCCD(Source):
     labels = LABELS
     layout = "bccd/images/{TRAIN,TEST}/{EOSINOPHIL,LYMPHOCYTE,MONOCYTE,NEUTROPHIL}/*.jpeg"
     caveats = (
-        "bccd: the 2,487 test images are augmented copies of 71 originals, so intervals that count images are too narrow",
+        "bccd: the 2,487 test images are augmented copies of 71 originals: intervals that count images are too narrow",
         "bccd: validation images are cut from TRAIN and share originals with it, so validation accuracy is too high "
         "(it selects the epoch, no more); TRAIN and TEST share no original",
     )

@@ -559,6 +559,10 @@ class SyntheticSource(Source):
     caveats = ("synthetic images: for trying the tool out, not for conclusions about blood cells",)
     options: ClassVar[Mapping[str, Scalar]] = {"count": 3000, "seed": 0, "difficulty": 0.5}
 
+    def check_options(self, options: Mapping[str, Scalar]) -> None:
+        """Raises: ConfigError naming every wrong one."""
+        _resolve(options)
+
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         """List the images; root is not looked at. Raises: ConfigError."""
         count = _resolve(options).count

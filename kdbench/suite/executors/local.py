@@ -30,7 +30,8 @@ def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
     """
     done = {spec: _is_done(spec, store) for spec in plan.runs}
     pending = [spec for spec in plan.runs if not done[spec]]
-    needed = {teacher for spec in pending for teacher in spec.teachers if not store.weights_path(teacher.run_id).exists()}
+    teachers = {teacher for spec in pending for teacher in spec.teachers}
+    needed = {teacher for teacher in teachers if not store.weights_path(teacher.run_id).exists()}
     return [spec for spec in plan.runs if not done[spec] or spec in needed]
 
 
