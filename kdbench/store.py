@@ -35,7 +35,8 @@ _TEMPORARY = ".partial-"
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Put content at path in one step that survives a kill and, if durable, a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}-{path.name}")
+    # without the suffix: whoever looks for *.json must not find half a record
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -61,9 +61,6 @@ def main() -> None:
     except KdbenchError as problem:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(problem))}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing is lost: the same command goes on where it stopped")
-        sys.exit(130)
     except BrokenPipeError:  # `kdbench report | head`
         sys.stderr.close()
         sys.exit(0)

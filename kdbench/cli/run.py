@@ -48,11 +48,22 @@ def run(
             done = known and Store(folder).record_path(spec.run_id).exists()
             typer.echo(f"{spec.run_id if known else 'no data on disk'}  {'done' if done else 'to do'}  {spec.title}")
         return
-    command = shlex.join(["kdbench", *_without_paths(sys.argv[1:])])
-    with Screen() as screen:
-        records = run_suite(
-            loaded, folder, root=data_root, seeds=numbers, only=only, command=command, listener=screen, progress=screen
-        )
+    command = shlex.join(["kdbench", *_without_paths(sys.argv[1:], suite)])
+    try:
+        with Screen() as screen:
+            records = run_suite(
+                loaded,
+                folder,
+                root=data_root,
+                seeds=numbers,
+                only=only,
+                command=command,
+                listener=screen,
+                progress=screen,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing is lost: the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
     text = render(records, "md")
     write_atomic(folder / LEADERBOARD, text.encode())
     typer.echo(text, nl=False)
@@ -62,7 +73,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _without_paths(arguments: list[str]) -> list[str]:
+def _without_paths(arguments: list[str], suite: str) -> list[str]:
     """The command as a record may show it: folders of this machine are nobody's business and change no result."""
     kept: list[str] = []
     skip = False
@@ -72,5 +83,5 @@ def _without_paths(arguments: list[str]) -> list[str]:
         elif argument in ("--data-root", "--results"):
             skip = True
         elif not argument.startswith(("--data-root=", "--results=")):
-            kept.append(Path(argument).name if argument.endswith((".yaml", ".yml")) else argument)
+            kept.append(Path(argument).name if argument == suite else argument)
     return kept

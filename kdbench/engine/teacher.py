@@ -62,7 +62,7 @@ class TeacherLogits:
                 logits = np.load(path, allow_pickle=False)
                 if len(logits) == len(train):
                     return logits
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 pass  # damaged: computed again below
         started = time.perf_counter()
         if self._model is None:

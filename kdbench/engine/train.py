@@ -183,7 +183,7 @@ def _loss(
 
 
 def _learning_rate(settings: TrainSpec, step: int, steps: int) -> float:
-    """The rate of a step, counted from 0 over the whole run: linear warm-up, then constant or a half cosine to 0.
+    """The rate of a step, counted from 0 over the whole run: linear warm-up, then constant or a half cosine towards 0.
 
     The schedule of Loshchilov and Hutter, arXiv:1608.03983, without restarts.
     """
@@ -192,8 +192,8 @@ def _learning_rate(settings: TrainSpec, step: int, steps: int) -> float:
         return settings.learning_rate * (step + 1) / warmup
     if settings.schedule == "constant":
         return settings.learning_rate
-    left = max(1.0, settings.epochs * steps - warmup)
-    done = min(1.0, max(0.0, (step + 1 - warmup) / left))
+    left = max(0.0, settings.epochs * steps - warmup)
+    done = max(0.0, step + 1 - warmup) / (left + 1)  # 0 would come one step after the last: a step at 0 teaches nothing
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -101,7 +101,7 @@ def load_trained(spec: RunSpec, num_classes: int, store: Store) -> nn.Module:
     try:
         load_model(model, path)
     except Exception as problem:
-        raise RecordError(f"the weights {path} of {spec.title} cannot be used: {problem}") from None
+        raise RecordError(f"the weights {path.name} of {spec.title} cannot be used: {problem}") from None
     return model.eval()
 
 
@@ -163,8 +163,10 @@ def _teacher(teacher: RunSpec, spec: RunSpec, data: Dataset, store: Store, devic
     try:
         identity = hashlib.sha256(weights.read_bytes()).hexdigest()
     except OSError:
-        raise RecordError(f"its teacher {teacher.title} has no weights in {weights.parent}; "
-                          "run the suite again") from None  # fmt: skip
+        known = store.read_record(teacher.run_id)
+        if known is not None and known.status == "diverged":
+            raise RecordError(f"its teacher {teacher.title} diverged; lower that teacher's learning rate") from None
+        raise RecordError(f"its teacher {teacher.title} has no weights; run the suite again") from None
     return TeacherLogits(
         lambda: _placed(load_trained(teacher, len(data.classes), store), teacher, device),
         identity,

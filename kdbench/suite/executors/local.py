@@ -31,7 +31,7 @@ def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
     done = {spec: _is_done(spec, store) for spec in plan.runs}
     pending = [spec for spec in plan.runs if not done[spec]]
     teachers = {teacher for spec in pending for teacher in spec.teachers}
-    needed = {teacher for teacher in teachers if not store.weights_path(teacher.run_id).exists()}
+    needed = {teacher for teacher in teachers if _lost_its_weights(teacher, store)}
     return [spec for spec in plan.runs if not done[spec] or spec in needed]
 
 
@@ -79,6 +79,13 @@ def execute(
 
 def _opener(open_data: Callable[[DatasetSpec], Dataset], spec: DatasetSpec) -> Callable[[], Dataset]:
     return lambda: open_data(spec)
+
+
+def _lost_its_weights(teacher: RunSpec, store: Store) -> bool:
+    if store.weights_path(teacher.run_id).exists():
+        return False
+    record = store.read_record(teacher.run_id)
+    return record is None or record.status != "diverged"  # a diverged one never had any
 
 
 def _is_done(spec: RunSpec, store: Store) -> bool:
