@@ -168,18 +168,21 @@ def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
         names: checks model, data set and method names too.
     Raises: ConfigError with every problem, each with line and key.
     """
+    lines: dict[tuple[str | int, ...], int] = {}
+    problems: list[tuple[int, str]] = []
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         raw = yaml.safe_load(text)
+        if isinstance(raw, dict) and root is not None:
+            _note_lines(root, (), lines, problems)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError([f"{line}not valid YAML: {getattr(problem, 'problem', problem)}"], where) from None
+    except (ValueError, RecursionError) as problem:  # a date or number that is none; a list that holds itself
+        raise ConfigError([f"not valid YAML: {problem}"], where) from None
     if not isinstance(raw, dict) or root is None:
         raise ConfigError([f"a suite is a mapping of keys, not {type(raw).__name__}"], where)
-    lines: dict[tuple[str | int, ...], int] = {}
-    problems: list[tuple[int, str]] = []
-    _note_lines(root, (), lines, problems)
     suite = None
     try:
         suite = Suite.model_validate(raw, context={"names": names})

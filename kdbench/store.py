@@ -94,8 +94,8 @@ class Store:
         if path.exists():
             older = path.parent / "superseded"
             older.mkdir(exist_ok=True)
-            number = sum(1 for _ in older.glob(f"{record.run_id}-*.json")) + 1
-            path.replace(older / f"{record.run_id}-{number}.json")
+            numbers = (int(kept.stem.rpartition("-")[2]) for kept in older.glob(f"{record.run_id}-*.json"))
+            path.replace(older / f"{record.run_id}-{max(numbers, default=0) + 1}.json")
         write_atomic(path, (record.model_dump_json(indent=1) + "\n").encode())
         return path
 
@@ -131,11 +131,15 @@ class Store:
         write_atomic(path, text.getvalue().encode())
 
     def read_items(self, content: str) -> list[tuple[str, str, str]]:
-        """The test images of a data set: (id, label, group)."""
-        with self.items_path(content).open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            next(rows, None)
-            return [(row[0], row[1], row[2]) for row in rows]
+        """The test images of a data set: (id, label, group). Raises: RecordError if they are missing or damaged."""
+        path = self.items_path(content)
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = csv.reader(file)
+                next(rows, None)
+                return [(row[0], row[1], row[2]) for row in rows]
+        except (OSError, IndexError, UnicodeDecodeError) as problem:
+            raise RecordError(f"no usable list of test images in {path}: {problem}; run the suite again") from None
 
 
 def load_record(path: Path) -> RunRecord:

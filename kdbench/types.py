@@ -37,8 +37,9 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     def __hash__(self) -> int:
-        # over the JSON text: fields may be mappings, which pydantic's own hash of frozen models cannot take
-        return hash(self.model_dump_json())
+        # over canonical JSON: fields may be mappings, which pydantic's own hash of frozen models cannot take, and
+        # equal models must have equal hashes whatever the order of keys and whether a number says 2 or 2.0
+        return hash(content_id(self.model_dump(mode="json")))
 
 
 # ---------------------------------------------------------------- what the registries hold

@@ -63,7 +63,7 @@ def open_source(
                     _decode(source, listing, spec, folder, progress)
         bad = json.loads((folder / "bad.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r")
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, EOFError) as problem:
         raise DataError(f"the image cache {folder} cannot be used ({problem}); free room or remove it") from None
     return CachedSource(source, listing.items, digests, images, bad, listing.left_out, content)
 
@@ -109,12 +109,15 @@ def _pixels(spec: DatasetSpec) -> str:
 
 
 def _file_digests(source: Source, listing: Listing, cache: Path, progress: Progress | None) -> tuple[str, ...]:
-    stats = [item.path.stat() if item.path else None for item in listing.items]
+    try:
+        stats = [item.path.stat() if item.path else None for item in listing.items]
+    except OSError as problem:  # a link to nowhere, or a file removed since it was listed
+        raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); put it back or remove it") from None
     seen = [[i.id, s.st_size, s.st_mtime_ns] if s else [i.id] for i, s in zip(listing.items, stats, strict=True)]
     path = cache / source.name / "index" / f"{content_id([str(listing.items[0].path), seen])}.json"
     try:
         known = json.loads(path.read_text())
-        if len(known) == len(listing.items):
+        if isinstance(known, list) and len(known) == len(listing.items):
             return tuple(known)
     except (OSError, ValueError):
         pass  # never hashed, or a damaged index: hash again

@@ -134,6 +134,8 @@ def _listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
     union = UNIONS.get(spec.name)
     if spec.options:
         raise ConfigError([f"dataset '{spec.name}' takes no options"])
+    if len(set(spec.sources)) < len(spec.sources):
+        raise ConfigError([f"dataset '{spec.name}': a source stands twice in {', '.join(spec.sources)}; keep one"])
     present: list[tuple[Source, Listing]] = []
     for source in [SOURCES.get(name) for name in (spec.sources or union.sources)]:
         if foreign := set(source.labels) - set(union.labels):

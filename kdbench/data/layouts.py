@@ -65,6 +65,8 @@ def label_table(
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))[1:]
     except OSError as problem:
         raise DataError(f"{path}: the label table cannot be read ({problem.strerror})") from None
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path}: the label table is not UTF-8 text ({problem.reason}); save it as UTF-8 CSV") from None
     items: list[Item] = []
     left_out: list[LeftOut] = []
     named: set[str] = set()
@@ -75,6 +77,8 @@ def label_table(
         except (IndexError, ValueError):
             raise DataError(f"{path}, line {line}: expected 'image number,code', found {','.join(row)!r}") from None
         name = image.relative_to(root).as_posix()
+        if image.name in named:
+            raise DataError(f"{path}, line {line}: {image.name} stands twice; keep one line for each image")
         named.add(image.name)
         if code not in codes:
             left_out.append(LeftOut(path=name, reason=f"label code {code!r} is none of {', '.join(codes)}"))

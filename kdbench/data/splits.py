@@ -86,7 +86,7 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
             if given in (None, "train"):
                 # a group that would overshoot a side by more than half of itself goes on to the next
                 place = next((s for s in wanted if taken[s] + len(inside) / 2 <= wanted[s]), "train")
-            for index in inside:
+            for index in sorted(inside, key=lambda number: members[number].id):
                 rank[index] = (taken[place] + 0.5) / total
                 taken[place] += 1
             chosen[place] += inside

@@ -98,6 +98,9 @@ def _symmetric(draw: np.ndarray) -> np.ndarray:
 
 def _resample(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> Tensor:
     """Flips, quarter turns, rotation, zoom and shift in one bilinear resampling; outside, the border is mirrored."""
+    flips_or_turns = spec.horizontal_flip or spec.vertical_flip or spec.quarter_turns
+    if not (flips_or_turns or spec.rotation_degrees or spec.scale or spec.translation):
+        return pixels  # by the spec, never by this batch's draws: a view must not depend on its neighbours
     angle = np.radians(spec.rotation_degrees) * _symmetric(draws[:, _ANGLE])
     if spec.quarter_turns:
         angle = angle + (math.pi / 2) * np.floor(4 * draws[:, _TURN])
@@ -112,9 +115,6 @@ def _resample(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> Tensor:
     # a grid coordinate of 2 is the whole side
     theta[:, 0, 2] = 2 * spec.translation * _symmetric(draws[:, _SHIFT_X])
     theta[:, 1, 2] = 2 * spec.translation * _symmetric(draws[:, _SHIFT_Y])
-    identity = np.asarray([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
-    if np.array_equal(theta, np.broadcast_to(identity, theta.shape)):
-        return pixels
     grid = _grid(torch.from_numpy(theta), pixels.shape[2], pixels.shape[3])
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
