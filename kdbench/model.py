@@ -111,6 +111,8 @@ def _own_patch(architecture: str) -> int | None:
 def check_choice(choice: ModelChoice, image_size: int) -> None:
     """Whether a model can be built for an image size, without building it. Raises: UnknownName, ConfigError."""
     _input_arguments(resolve(choice.name), choice, image_size)
+    if isinstance(choice.pretrained, str) and not Path(choice.pretrained).expanduser().is_file():
+        raise ConfigError([f"pretrained: no file at '{choice.pretrained}'; give a .safetensors or .pt file"])
 
 
 def build(choice: ModelChoice, num_classes: int, image_size: int) -> nn.Module:

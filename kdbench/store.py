@@ -2,7 +2,7 @@
 
     DIR/records/<run_id>.json             the record; written last, so a run is finished when it is there
     DIR/predictions/<run_id>.safetensors  logits (N, K) float32 of the test images, in the order of the items file
-    DIR/items/<content>.csv               which images those are: id, label, group
+    DIR/items/<dataset>.csv               which images those are: id, label, group; named by a hash of the spec
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
     DIR/teacher_views/<key>/<n>.npy       teacher logits of one pass over the view schedule
@@ -30,6 +30,7 @@ from kdbench.errors import Locked, RecordError, SchemaMismatch
 from kdbench.types import SCHEMA_VERSION, RunRecord
 
 _TEMPORARY = ".partial-"
+_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "teacher_views")
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -67,8 +68,8 @@ class Store:
     def checkpoint_path(self, run_id: str) -> Path:
         return self.root / "checkpoints" / f"{run_id}.pt"
 
-    def items_path(self, content: str) -> Path:
-        return self.root / "items" / f"{content}.csv"
+    def items_path(self, key: str) -> Path:
+        return self.root / "items" / f"{key}.csv"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -82,22 +83,33 @@ class Store:
                 f"another kdbench run is writing into {self.root}; wait for it, or give --results another folder"
             ) from None
         try:
-            for left_behind in self.root.rglob(f"{_TEMPORARY}*"):  # of a killed process
-                left_behind.unlink(missing_ok=True)
+            for folder in _FOLDERS:  # of this store alone: another one may lie below it
+                for left_behind in (self.root / folder).rglob(f"{_TEMPORARY}*"):  # of a killed process
+                    left_behind.unlink(missing_ok=True)
             yield
         finally:
             held.release()
 
     def write_record(self, record: RunRecord) -> Path:
-        """Write the record. One that stands there already is kept beside it, never overwritten."""
+        """Write the record. One that stands there already is kept beside it, never overwritten.
+
+        A record without a result does not take the place of one that has one; it is kept beside it.
+        """
         path = self.record_path(record.run_id)
-        if path.exists():
-            older = path.parent / "superseded"
-            older.mkdir(exist_ok=True)
-            numbers = (int(kept.stem.rpartition("-")[2]) for kept in older.glob(f"{record.run_id}-*.json"))
-            path.replace(older / f"{record.run_id}-{max(numbers, default=0) + 1}.json")
+        before = self.read_record(record.run_id)
+        if before is not None and before.status == "ok" and record.status != "ok":
+            path = self._superseded_path(record.run_id)
+        elif before is not None:
+            kept = self._superseded_path(record.run_id)
+            kept.parent.mkdir(exist_ok=True)
+            path.replace(kept)
         write_atomic(path, (record.model_dump_json(indent=1) + "\n").encode())
         return path
+
+    def _superseded_path(self, run_id: str) -> Path:
+        folder = self.root / "records" / "superseded"
+        numbers = (int(kept.stem.rpartition("-")[2]) for kept in folder.glob(f"{run_id}-*.json"))
+        return folder / f"{run_id}-{max(numbers, default=0) + 1}.json"
 
     def read_record(self, run_id: str) -> RunRecord | None:
         """The record of that run, None if there is none. Raises: SchemaMismatch."""
@@ -119,9 +131,9 @@ class Store:
         except (OSError, KeyError, SafetensorError) as problem:
             raise RecordError(f"no usable predictions in {path}: {problem}; run the suite again") from None
 
-    def write_items(self, content: str, items: Sequence[tuple[str, str, str]]) -> None:
+    def write_items(self, key: str, items: Sequence[tuple[str, str, str]]) -> None:
         """Note once which test images the predictions belong to: (id, label, group) in their order."""
-        path = self.items_path(content)
+        path = self.items_path(key)
         if path.exists():
             return
         text = io.StringIO(newline="")
@@ -130,9 +142,9 @@ class Store:
         writer.writerows(items)
         write_atomic(path, text.getvalue().encode())
 
-    def read_items(self, content: str) -> list[tuple[str, str, str]]:
+    def read_items(self, key: str) -> list[tuple[str, str, str]]:
         """The test images of a data set: (id, label, group). Raises: RecordError if they are missing or damaged."""
-        path = self.items_path(content)
+        path = self.items_path(key)
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = csv.reader(file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -184,8 +184,8 @@ class RunSpec(Frozen):
 class ProfileSpec(Frozen):
     """What is measured of every trained model. Not part of a run's identity: it changes no weight."""
 
-    batch_sizes: tuple[int, ...] = (1,)
-    threads: tuple[int, ...] = (1,)
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     samples: int = Field(default=50, ge=5, description="timed forward passes for each batch size and thread count")
 
 
@@ -294,8 +294,9 @@ class RunRecord(Frozen):
     spec: RunSpec
     started: str = Field(description="ISO 8601, UTC")
     train_seconds: float = Field(ge=0, description="of the training loop alone, over all its sittings")
-    teacher_seconds: float = Field(default=0.0, ge=0, description="spent here on teacher outputs; 0 when replayed")
+    teacher_seconds: float = Field(default=0.0, ge=0, description="on teacher outputs in the last sitting; 0: replayed")
     teacher_outputs: Literal["none", "cached"] = "none"
+    teacher_weights: tuple[str, ...] = Field(default=(), description="SHA-256 of the weights it was taught by")
     best_epoch: int | None = None
     history: tuple[EpochLog, ...] = ()
     val_metrics: Metrics | None = None

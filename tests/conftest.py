@@ -1,23 +1,34 @@
-"""What all tests share. No test writes outside its temporary folder or reads the user's."""
+"""Fixtures of every test: where real images are, and where decoded ones go. No test writes outside pytest's folders."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
+
+_HYPOTHESIS_HOME = tempfile.TemporaryDirectory(prefix="kdbench-hypothesis-")
+set_hypothesis_home_dir(_HYPOTHESIS_HOME.name)  # else it makes a folder where pytest was started
+settings.register_profile("kdbench", deadline=None, derandomize=True, database=None)
+settings.load_profile("kdbench")
 
 
-@pytest.fixture(autouse=True)
-def _no_user_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    if "KDBENCH_CACHE" not in os.environ:
-        monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "kdbench-cache"))
+@pytest.fixture(scope="session", autouse=True)
+def _cache_below_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever asks for the default cache gets one that goes away with the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDBENCH_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The real images; a test that needs them skips, visibly, where KDBENCH_DATA names none."""
-    root = os.environ.get("KDBENCH_DATA")
-    if not root or not Path(root).is_dir():
-        pytest.skip("KDBENCH_DATA names no folder with real images")
-    return Path(root)
+    """The real images, named by KDBENCH_DATA; without it the test skips."""
+    named = os.environ.get("KDBENCH_DATA")
+    if not named or not Path(named).is_dir():
+        pytest.skip("needs real images: set KDBENCH_DATA to their folder")
+    return Path(named)

@@ -1,4 +1,4 @@
-"""Suites: what is wrong is said at once, each thing with its line and key."""
+"""A suite is checked whole: every problem at once, each with its line and its key."""
 
 from __future__ import annotations
 
@@ -9,157 +9,255 @@ import pytest
 from kdbench.config import Suite, parse_suite, read_suite, shipped_suites
 from kdbench.errors import ConfigError, MissingData, UnknownName
 from kdbench.suite.plan import RegistryNames, load_suite
-from kdbench.types import TrainSpec
+from kdbench.types import MethodSpec, TrainSpec
 
-GOOD = """\
-name: good
+SMALL = """\
+name: small
 datasets: [synthetic]
-teachers:
-  - model: resnet18
-    train: {epochs: 3}
-students:
-  - mobilenetv3_small_050
-methods: [ce, {name: kd, ground_truth: false}]
-seeds: 2
-train: {epochs: 7, learning_rate: 0.01}
+students: [resnet8_w16]
 """
 
 
 def parse(text: str) -> Suite:
-    return parse_suite(text, "mine.yaml", RegistryNames())
+    return parse_suite(text, "s.yaml", RegistryNames())
 
 
 def problems(text: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    assert str(caught.value).startswith("mine.yaml: ")
+    assert str(caught.value).startswith("s.yaml: ")
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
     return caught.value.problems
 
 
-def test_a_suite_is_read_with_its_short_forms() -> None:
-    suite = parse(GOOD)
-    assert [dataset.name for dataset in suite.datasets] == ["synthetic"]
-    assert suite.students[0].model.name == "mobilenetv3_small_050"
-    assert suite.seeds == (0, 1)
-    assert [method.label for method in suite.methods] == ["ce", "kd (no ground truth)"]
+def test_the_smallest_suite() -> None:
+    suite = parse(SMALL)
+    assert suite.seeds == (0,)
+    assert suite.methods == (MethodSpec(name="ce"),)
+    assert suite.teachers == ()
+    assert suite.train == TrainSpec()
+    assert suite.students[0].train_spec(suite.train) == suite.train
 
 
-def test_an_entry_changes_only_what_it_names() -> None:
-    suite = parse(GOOD)
-    assert suite.teachers[0].train_spec(suite.train) == TrainSpec(epochs=3, learning_rate=0.01)
-    assert suite.students[0].train_spec(suite.train) == TrainSpec(epochs=7, learning_rate=0.01)
-
-
-def test_options_are_filled_in() -> None:
-    assert parse(GOOD).methods[1].options == {"temperature": 4.0, "alpha": 0.9}
-
-
-def test_every_problem_is_reported_at_once_with_its_line() -> None:
-    found = problems("""\
-name: bad
-datasets: [synthetic, {name: mixde}]
+def test_every_problem_at_once_with_line_and_key() -> None:
+    text = """\
+name: small
+datasets:
+  - {name: sinthetic, image_size: 64}
+  - name: synthetic
+    image_size: 4
+    colour: red
 teachers:
-  - model: resnet81
-    train: {epochs: 0}
+  - model: resnet19
+    train: {epochs: 0, lr: 1}
 students:
-  - {model: mobilenetv3_small_050, trian: {}}
+  - resnet8_w16
+  - {model: mobilenetv3_small_05}
 methods:
-  - ce
-  - {name: kd, options: {temprature: 3}}
-  - {name: ce, ground_truth: false}
-seeds: [1, 1]
-views: {scale: 3}
-colour: blue
-""")
+  - kdd
+  - {name: kd, options: {temprature: 2}}
+train:
+  batch_size: many
+views: 3
+retries: 3
+"""
+    found = problems(text)
     expected = [
-        ("line 2: datasets[1]: unknown dataset 'mixde'", "mixed"),
-        ("line 4: teachers[0].model: unknown model 'resnet81'", "resnet18"),
-        ("line 5: teachers[0].train.epochs:", "greater than or equal to 1, not 0"),
-        ("line 7: students[0].trian: unknown key", ""),
-        ("line 10: methods[1]: method 'kd', option 'temprature': unknown", "known: temperature, alpha"),
-        ("line 11: methods[2]: method 'ce' has nothing to learn from without ground truth", ""),
-        ("line 12: seeds:", "distinct"),
-        ("line 13: views.scale:", "less than 1, not 3"),
-        ("line 14: colour: unknown key", ""),
+        ("line 3: datasets[0]: unknown dataset 'sinthetic'", "did you mean synthetic"),
+        ("line 5: datasets[1].image_size: ", "not 4"),
+        ("line 6: datasets[1].colour: unknown key", ""),
+        ("line 8: teachers[0].model: unknown model 'resnet19'", "did you mean"),
+        ("line 9: teachers[0].train.epochs: ", "not 0"),
+        ("line 9: teachers[0].train.lr: unknown key", ""),
+        ("line 12: students[1].model: unknown model 'mobilenetv3_small_05'", "mobilenetv3_small_050"),
+        ("line 14: methods[0]: unknown method 'kdd'", "did you mean kd"),
+        ("line 15: methods[1]: ", "temprature"),
+        ("line 17: train.batch_size: ", "not 'many'"),
+        ("line 18: views: a mapping of keys is wanted, not 3", ""),
+        ("line 19: retries: unknown key", ""),
     ]
-    assert len(found) == len(expected)
+    assert len(found) == len(expected), "\n".join(found)
     for problem, (start, part) in zip(found, expected, strict=True):
         assert problem.startswith(start)
         assert part in problem
 
 
-def test_a_key_that_stands_twice_is_a_problem() -> None:
-    assert problems(GOOD + "seeds: 3\n") == ("line 11: seeds: the key stands twice; keep one",)
-
-
-def test_a_missing_key_is_named() -> None:
-    assert problems("name: x\nstudents: [resnet10t]\n") == ("line 1: datasets: missing",)
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "[]", "[0, 0]", "[-1]", "many"])
-def test_seeds_that_make_no_sense(value: str) -> None:
-    assert "seeds" in problems(GOOD.replace("seeds: 2", f"seeds: {value}"))[0]
-
-
-@pytest.mark.parametrize("key", ["datasets", "students", "methods"])
-def test_an_empty_list_is_a_problem(key: str) -> None:
-    lines = [f"{key}: []" if line.startswith(f"{key}:") else line for line in GOOD.splitlines()]
-    if key == "students":
-        lines.remove("  - mobilenetv3_small_050")
-    assert problems("\n".join(lines))[0].endswith(f"{key}: at least one is needed, not []") or "at least one" in str(
-        problems("\n".join(lines))
+def test_missing_keys_are_named() -> None:
+    assert problems("description: nothing") == (
+        "line 1: datasets: missing",
+        "line 1: name: missing",
+        "line 1: students: missing",
     )
 
 
-def test_what_is_no_yaml_says_where() -> None:
-    assert problems("name: x\n  datasets: [\n")[0].startswith("line ")
-    assert "not valid YAML" in problems("name: [unclosed\n")[0]
+def test_the_line_is_that_of_the_key() -> None:
+    assert problems(f"# a comment\n\n{SMALL}train:\n  # another\n  epochs: -1\n")[0].startswith("line 8: train.epochs:")
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
-def test_what_is_no_mapping_is_refused(text: str) -> None:
-    assert "a suite is a mapping of keys" in problems(text)[0]
+def test_a_key_that_stands_twice_is_a_problem() -> None:
+    found = problems(f"{SMALL}train: {{epochs: 1}}\nname: again\ntrain:\n  epochs: 2\n  epochs: 3\n")
+    assert found == (
+        "line 5: name: the key stands twice; keep one",
+        "line 6: train: the key stands twice; keep one",
+        "line 8: train.epochs: the key stands twice; keep one",
+    )
+    # in a list item too
+    assert problems("name: x\ndatasets: [{name: synthetic, name: pbc}]\nstudents: [resnet8_w16]\n") == (
+        "line 2: datasets[0].name: the key stands twice; keep one",
+    )
 
 
-def test_objects_are_not_made_from_yaml() -> None:
-    assert "YAML" in problems("name: !!python/object/apply:os.getcwd []\n")[0]
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("datasets: []", "datasets: at least one is needed"),
+        ("students: []", "students: at least one is needed"),
+        ("methods: []", "methods: at least one is needed"),
+        ("name: ../escape", "name:"),
+        ("name: [x]", "name:"),
+        ("datasets: [{name: synthetic, options: {cuont: 3}}]", "cuont"),
+        ("datasets: [{name: synthetic, options: {count: -1}}]", "count"),
+        ("datasets: [{name: pbc, options: {count: 100}}]", "count"),
+        ("datasets: [{name: mixed, sources: [jtcs]}]", "did you mean jtsc"),
+        ("students: [{model: {name: resnet8_w16, patch: 3}}]", "students[0].model.patch: unknown key"),
+        ("students: [{modle: resnet8_w16}]", "students[0].modle: unknown key"),
+        ("teachers: [{model: resnet18, train: {epochs: null}}]", "teachers[0].train.epochs"),
+        ("train: {learning_rate: .nan}", "train.learning_rate"),
+        ("train: {learning_rate: 1.0e-400}", "train.learning_rate"),
+        ("methods: [{name: kd, options: {temperature: -1}}]", "temperature"),
+    ],
+)
+def test_wrong_values_are_named(line: str, part: str) -> None:
+    key = line.partition(":")[0]
+    text = "".join(f"{kept}\n" for kept in SMALL.splitlines() if not kept.startswith(f"{key}:")) + line
+    found = problems(text)
+    assert any(part in problem and problem.startswith(f"line {len(text.splitlines())}: ") for problem in found), found
 
 
-def test_synthetic_options_are_checked_in_the_suite() -> None:
-    text = GOOD.replace("[synthetic]", "[{name: synthetic, options: {count: 3, colour: 1}}]")
-    (problem,) = problems(text)
-    assert problem.startswith("line 2: datasets[0]:")
-    assert "count" in problem
-    assert "colour" in problem
+# ---------------------------------------------------------------- seeds and overrides
 
 
-def test_other_sources_take_no_options() -> None:
-    (problem,) = problems(GOOD.replace("[synthetic]", "[{name: pbc, options: {count: 3}}]"))
-    assert "no option count" in problem
+@pytest.mark.parametrize(
+    ("given", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("[0]", (0,)), ("[5, 2]", (5, 2)), ("[7, 0, 3]", (7, 0, 3))]
+)
+def test_seeds_are_a_count_or_a_list(given: str, seeds: tuple[int, ...]) -> None:
+    assert parse(f"{SMALL}seeds: {given}\n").seeds == seeds
 
 
-@pytest.mark.parametrize("name", shipped_suites())
-def test_shipped_suites_are_good_and_named_for_their_files(name: str) -> None:
-    suite = load_suite(name)
-    assert suite.name == name
-    assert suite.description
+@pytest.mark.parametrize("given", ["0", "-1", "[]", "[1, 1]", "[-1]", "true", "two", "1.5", "[a]", "{a: 1}", "null"])
+def test_other_seeds_are_refused(given: str) -> None:
+    assert all(problem.startswith("line 4: seeds") for problem in problems(f"{SMALL}seeds: {given}\n"))
 
 
-def test_the_promised_suites_are_shipped() -> None:
-    assert {"quickstart", "mixed-small", "bccd-small"} <= set(shipped_suites())
+def test_overrides_change_what_they_name_and_nothing_else() -> None:
+    suite = parse(
+        """\
+name: small
+datasets: [synthetic]
+train: {epochs: 20, ema_decay: 0.9, batch_size: 8}
+teachers:
+  - {model: resnet18, seed: 4, train: {epochs: 3, ema_decay: null}}
+students:
+  - resnet8_w16
+  - {model: resnet10t, train: {batch_size: 64}}
+"""
+    )
+    assert suite.teachers[0].seed == 4
+    assert suite.teachers[0].train_spec(suite.train) == TrainSpec(epochs=3, ema_decay=None, batch_size=8)
+    assert suite.students[0].train_spec(suite.train) == suite.train
+    # equal to the default, but said: it counts
+    assert suite.students[1].train_spec(suite.train) == TrainSpec(epochs=20, ema_decay=0.9, batch_size=64)
 
 
-def test_an_unknown_suite_lists_near_ones() -> None:
-    with pytest.raises(UnknownName, match="unknown suite 'quikstart'; did you mean quickstart"):
-        read_suite("quikstart")
+def test_method_options_are_filled_in() -> None:
+    named, spelt = (
+        parse(f"{SMALL}methods: [{method}]\n").methods[0] for method in ("kd", "{name: kd, options: {temperature: 4}}")
+    )
+    assert set(named.options) == set(spelt.options) >= {"temperature"}
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="cannot be read"):
-        read_suite(str(tmp_path / "none.yaml"))
+def test_without_names_only_the_form_is_checked() -> None:
+    text = "name: x\ndatasets: [nowhere]\nstudents: [nothing]\n"
+    assert parse_suite(text, "x").datasets[0].name == "nowhere"
+    with pytest.raises(ConfigError, match="2 problems"):
+        parse(text)
+
+
+# ---------------------------------------------------------------- not a suite at all
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("", "NoneType"), ("- a\n- b\n", "list"), ("just words", "str"), ("3", "int")]
+)
+def test_not_a_mapping(text: str, kind: str) -> None:
+    assert problems(text) == (f"a suite is a mapping of keys, not {kind}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("name: x\ndatasets: [a\nstudents: b\n", "line 3: not valid YAML: "),
+        ("name: x\n\tb: c\n", "line 2: not valid YAML: "),
+        ("a: 1\n---\nb: 2\n", "line 2: not valid YAML: "),
+        ("name: a\x00b", "not valid YAML: "),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: not valid YAML: "),
+        ("a: 2026-99-99", "not valid YAML: month"),  # looks like a date
+        ("a: 0x_", "not valid YAML: "),
+        (f"a: {'9' * 5000}", "not valid YAML: "),
+        ("a: &a [*a]", "not valid YAML: "),  # holds itself
+        ("a: " + "[" * 5000, "not valid YAML: "),
+    ],
+)
+def test_not_yaml(text: str, start: str) -> None:
+    found = problems(text)
+    assert len(found) == 1
+    assert found[0].startswith(start)
+
+
+@pytest.mark.parametrize("key", ["1", "null", "on", "2.5"])
+def test_keys_that_are_no_names(key: str) -> None:
+    assert any("eys should be strings" in problem for problem in problems(f"{SMALL}{key}: 3\n"))
+
+
+# ---------------------------------------------------------------- where suites come from
+
+
+def test_every_shipped_suite_is_whole() -> None:
+    assert {"quickstart", "bccd-small", "mixed-small"} <= set(shipped_suites())
+    for name in shipped_suites():
+        suite = load_suite(name)
+        assert suite.name == name
+        assert suite.description
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(GOOD)
-    assert load_suite(str(path)).name == "good"
+    path.write_text(SMALL)
+    assert read_suite(str(path)) == (SMALL, str(path))
+    assert load_suite(str(path)).name == "small"
+    other = tmp_path / "no-suffix"
+    other.write_text(SMALL)
+    assert load_suite(str(other)).name == "small"
+
+
+def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(MissingData, match=r"the suite file .*nowhere.yaml cannot be read"):
+        load_suite(str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe4\n")
+    for name in ("folder.yaml", "latin.yaml"):
+        with pytest.raises(MissingData, match=r"give a file or a shipped suite: .*quickstart"):
+            load_suite(str(tmp_path / name))
+
+
+def test_an_unknown_suite_lists_near_ones() -> None:
+    with pytest.raises(UnknownName, match="unknown suite 'quickstrat'; did you mean quickstart"):
+        load_suite("quickstrat")
+
+
+def test_a_problem_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{SMALL}x: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_suite(str(path))
+    assert str(caught.value) == f"{path}: line 4: x: unknown key"

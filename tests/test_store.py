@@ -1,168 +1,277 @@
-"""The results folder: whole files or none, one writer, nothing overwritten."""
+"""The results folder: whole files or none, one writer, nothing overwritten, nothing misread."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kdbench.environment import collect
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.store import Store, find_stores, write_atomic
-from kdbench.types import RunRecord, RunSpec
+from kdbench.store import Store, find_stores, load_record, write_atomic
+from kdbench.types import Environment, RunRecord, RunSpec
 
 
-def record(seed: int = 0, **changes: object) -> RunRecord:
-    spec = RunSpec.model_validate(
-        {"role": "student", "dataset": "synthetic", "model": "resnet8_w16", "method": "ce", "seed": seed}
-    )
-    base = {
-        "run_id": spec.run_id,
-        "cell_id": spec.cell_id,
-        "status": "failed",
-        "spec": spec,
-        "started": "2026-01-01T00:00:00+00:00",
-        "train_seconds": 1.5,
-        "environment": collect(1),
-    }
-    return RunRecord.model_validate({**base, **changes})
+def make_record(seed: int = 0, **changes: Any) -> RunRecord:
+    spec = RunSpec(role="student", dataset="synthetic", model="resnet8_w16", method="ce", seed=seed)
+    environment = Environment(
+        fingerprint="f", cpu="c", cpu_flags=(), cores=1, memory_bytes=1, gpu=None, system="s", python="3", versions={},
+        threads=1, kdbench="0", commit=None, dirty=None,
+    )  # fmt: skip
+    values: dict[str, Any] = {
+        "run_id": spec.run_id, "cell_id": spec.cell_id, "status": "ok", "spec": spec, "started": "2026-01-02T03:04:05",
+        "train_seconds": 1.0, "environment": environment,
+    }  # fmt: skip
+    return RunRecord(**(values | changes))
 
 
-# ---------------------------------------------------------------- atomic writes
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_write_makes_folders_and_replaces(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b.txt"
+# ---------------------------------------------------------------- one file
+
+
+def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.json"
     write_atomic(path, b"one")
-    write_atomic(path, b"two")
+    write_atomic(path, b"two", durable=False)
     assert path.read_bytes() == b"two"
-    assert [entry.name for entry in path.parent.iterdir()] == ["b.txt"]
+    assert files(tmp_path) == ["a/b/c.json"]
 
 
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+class Stop(BaseException):
+    """As KeyboardInterrupt: no Exception."""
+
+
+@pytest.mark.parametrize("problem", [OSError("disk full"), Stop()])
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_failure_midway_leaves_the_old_content_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, problem: BaseException
 ) -> None:
-    path = tmp_path / "b.txt"
-    write_atomic(path, b"one")
+    path = tmp_path / "x.json"
+    write_atomic(path, b"old")
+    reached = []
 
-    def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+    def fail(*_: Any) -> None:
+        reached.append(step)
+        raise problem
 
-    monkeypatch.setattr(os if broken == "fsync" else Path, broken, fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"two")
-    assert path.read_bytes() == b"one"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["b.txt"]
-
-
-# ---------------------------------------------------------------- lock
-
-
-def _try_lock(root: str, answer: multiprocessing.Queue) -> None:
-    try:
-        with Store(root).lock():
-            answer.put("got it")
-    except Locked as problem:
-        answer.put(str(problem))
+    with monkeypatch.context() as patch:
+        if step == "fsync":
+            patch.setattr(os, "fsync", fail)
+        elif step == "replace":
+            patch.setattr(Path, "replace", fail)
+        content = b"new" if step != "write" else None  # None cannot be written
+        with pytest.raises(type(problem) if step != "write" else TypeError):
+            write_atomic(path, content)  # type: ignore[arg-type]
+    assert reached == ([step] if step != "write" else [])
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["x.json"]
 
 
-def test_another_process_is_kept_out_and_let_in_afterwards(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
+def test_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (steps.append("fsync"), fsync(number))[1])
+    monkeypatch.setattr(Path, "replace", lambda path, to: (steps.append("replace"), replace(path, to))[1])
+    write_atomic(tmp_path / "x", b"1")
+    write_atomic(tmp_path / "x", b"2", durable=False)
+    assert steps == ["fsync", "replace", "replace"]
 
-    def ask() -> str:
-        process = context.Process(target=_try_lock, args=(str(tmp_path), answer))
-        process.start()
-        said = answer.get(timeout=60)
-        process.join(timeout=60)
-        return said
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path).lock():
+        with pytest.raises(Locked, match="another kdbench run is writing"), Store(tmp_path).lock():
+            pass
+        with Store(tmp_path / "elsewhere").lock():
+            pass
+    with Store(tmp_path).lock():  # free again
+        pass
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    script = """
+import sys
+from kdbench.errors import Locked
+from kdbench.store import Store
+try:
+    with Store(sys.argv[1]).lock():
+        print("held")
+except Locked:
+    print("locked")
+"""
+
+    def other() -> str:
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     with Store(tmp_path).lock():
-        assert "another kdbench run is writing" in ask()
-    assert ask() == "got it"
+        assert other() == "locked"
+    assert other() == "held"
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
-    left = tmp_path / "records" / ".partial-0123"
-    left.parent.mkdir()
-    left.write_text("{")
+def test_the_lock_is_freed_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Store(tmp_path).lock():
+        raise ZeroDivisionError
     with Store(tmp_path).lock():
-        assert not left.exists()
+        pass
+
+
+def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_record(make_record())
+    kept = files(tmp_path)
+    for place in (tmp_path / "records", tmp_path / "teacher_views" / "key"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ".partial-0123456789ab").write_bytes(b"half")
+    assert store.records() == [make_record()]  # a reader does not see them either
+    with store.lock():
+        assert files(tmp_path) == sorted([*kept, ".lock"])
+
+
+def test_a_refused_writer_sweeps_nothing(tmp_path: Path) -> None:
+    half = tmp_path / ".partial-0123456789ab"
+    with Store(tmp_path).lock():
+        half.write_bytes(b"being written")
+        with pytest.raises(Locked), Store(tmp_path).lock():
+            pass
+        assert half.exists()
 
 
 # ---------------------------------------------------------------- records
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
-    store, one = Store(tmp_path), record()
-    store.write_record(one)
-    assert store.read_record(one.run_id) == one
-    assert store.records() == [one]
+def test_record_round_trip(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    records = [make_record(seed) for seed in (3, 1, 2)]
+    for record in records:
+        path = store.write_record(record)
+        assert path == store.record_path(record.run_id)
+        assert store.read_record(record.run_id) == record == load_record(path)
+    assert store.records() == sorted(records, key=lambda record: record.run_id)
     assert store.read_record("0" * 16) is None
+    assert Store(tmp_path / "nowhere").records() == []
 
 
-def test_a_record_is_superseded_not_overwritten(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_superseded_record_is_kept(tmp_path: Path) -> None:
+    store, older = Store(tmp_path), tmp_path / "records" / "superseded"
     for seconds in (1.0, 2.0, 3.0):
-        store.write_record(record(train_seconds=seconds))
-    (newest,) = store.records()
-    assert newest.train_seconds == 3.0
-    older = sorted((tmp_path / "records" / "superseded").glob("*.json"))
-    assert [json.loads(path.read_text())["train_seconds"] for path in older] == [1.0, 2.0]
+        store.write_record(make_record(train_seconds=seconds))
+    store.write_record(make_record(seed=1))
+    assert [record.train_seconds for record in store.records() if record.spec.seed == 0] == [3.0]
+    name = make_record().run_id
+    assert [load_record(older / f"{name}-{n}.json").train_seconds for n in (1, 2)] == [1.0, 2.0]
+    # somebody tidied up: the next one must not overwrite what is left
+    (older / f"{name}-1.json").unlink()
+    store.write_record(make_record(train_seconds=4.0))
+    assert sorted(load_record(path).train_seconds for path in older.iterdir()) == [2.0, 3.0]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 3}'])
-def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "records" / "x.json"
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "JSON"),
+        (b"{", "JSON"),
+        (b"\xff\xfe", "the file"),
+        (b"[]", "the file"),
+        (b"null", "the file"),
+        (b"{}", "run_id"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    path = Store(tmp_path).record_path("abc")
     path.parent.mkdir()
-    path.write_text(content)
-    with pytest.raises(SchemaMismatch, match=r"x\.json is no record"):
-        Store(tmp_path).records()
+    path.write_bytes(content)
+    for read in (lambda: load_record(path), Store(tmp_path).records, lambda: Store(tmp_path).read_record("abc")):
+        with pytest.raises(SchemaMismatch, match="is no record of schema 1") as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert what in str(caught.value)
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.write_record(record(schema_version=99))
-    with pytest.raises(SchemaMismatch, match="schema version 99"):
-        store.records()
+def test_half_a_record_and_a_key_too_many_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    text = make_record().model_dump_json()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(SchemaMismatch, match="is no record"):
+        load_record(path)
+    path.write_text(json.dumps({**json.loads(text), "verdict": "good"}))
+    with pytest.raises(SchemaMismatch, match="verdict"):
+        load_record(path)
 
 
-def test_stores_are_found_below_a_folder(tmp_path: Path) -> None:
-    for name in ("b", "a/c"):
-        Store(tmp_path / name).write_record(record())
-    Store(tmp_path / "b").write_record(record())  # leaves records/superseded, which is no store of its own
-    assert [store.root for store in find_stores(tmp_path)] == [tmp_path / "a" / "c", tmp_path / "b"]
-    assert find_stores(tmp_path / "nowhere") == []
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_schema_version_is_refused(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(make_record(schema_version=version).model_dump_json())
+    with pytest.raises(SchemaMismatch, match=f"has schema version {version}, this kdbench reads 1"):
+        load_record(path)
 
 
 # ---------------------------------------------------------------- predictions and items
 
 
-def test_predictions_come_back(tmp_path: Path) -> None:
-    logits = np.random.default_rng(0).normal(size=(7, 3))
-    Store(tmp_path).write_predictions("x", logits)
-    read = Store(tmp_path).read_predictions("x")
+def test_predictions_round_trip(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    logits = np.random.default_rng(0).normal(size=(7, 5))
+    store.write_predictions("abc", logits.T.copy().T)  # in another memory order, in float64
+    read = store.read_predictions("abc")
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, logits.astype(np.float32))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not tensors"])
-def test_predictions_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+def test_missing_or_damaged_predictions_are_an_error_with_advice(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    if content is not None:
-        write_atomic(store.predictions_path("x"), content)
-    with pytest.raises(RecordError, match="no usable predictions"):
-        store.read_predictions("x")
+    with pytest.raises(RecordError, match=r"no usable predictions in .*; run the suite again"):
+        store.read_predictions("abc")
+    store.write_predictions("abc", np.zeros((3, 2)))
+    path = store.predictions_path("abc")
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:20], whole[:-4], b"x" * len(whole)):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match="no usable predictions"):
+            store.read_predictions("abc")
 
 
-def test_items_with_any_name_come_back_and_are_written_once(tmp_path: Path) -> None:
-    items = [("a/b,c.jpg", "neutrophil", "a/b,c.jpg"), ('quo"te\n.jpg', "monocyte", "äöü")]
+def test_items_round_trip_and_are_written_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_items("k", items)
-    store.write_items("k", [])
-    assert store.read_items("k") == items
+    items = [("a/1.jpg", "x", "a/1.jpg"), ('with, "signs"\n', "ä", "g")]
+    store.write_items("c", items)
+    assert store.read_items("c") == items
+    store.write_items("c", [("other", "x", "y")])
+    assert store.read_items("c") == items
+    assert b"\r" not in store.items_path("c").read_bytes()
+
+
+def test_missing_or_damaged_items_are_an_error_with_advice(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RecordError, match="no usable list of test images"):
+        store.read_items("c")
+    write_atomic(store.items_path("c"), b"id,label,group\nonly one\n")
+    with pytest.raises(RecordError, match="run the suite again"):
+        store.read_items("c")
+
+
+# ---------------------------------------------------------------- finding
+
+
+def test_stores_are_found_below_a_folder(tmp_path: Path) -> None:
+    for name in ("b", "a/deep"):
+        Store(tmp_path / name).write_record(make_record())
+        Store(tmp_path / name).write_record(make_record())  # a superseded record makes no store
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.json").write_text("{}")
+    assert [store.root for store in find_stores(tmp_path)] == [tmp_path / "a" / "deep", tmp_path / "b"]
+    assert [store.root for store in find_stores(str(tmp_path / "b"))] == [tmp_path / "b"]
+    assert find_stores(tmp_path / "other") == []
+    assert find_stores(tmp_path / "nowhere") == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -59,12 +59,13 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except KdbenchError as problem:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(problem))}", highlight=False)
-        sys.exit(2)
-    except BrokenPipeError:  # `kdbench report | head`
-        sys.stderr.close()
-        sys.exit(0)
+        _fail(str(problem))
+    except OSError as problem:  # a full disk, a folder that may not be written
+        _fail(f"{problem.strerror or problem}: {problem.filename}" if problem.filename else str(problem))
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def _fail(message: str) -> NoReturn:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False)
+    sys.exit(2)

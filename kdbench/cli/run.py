@@ -32,9 +32,10 @@ def run(
     """
     # imported late, so that `kdbench --help` does not wait for torch
     from kdbench.cli.screen import Screen
-    from kdbench.report import render
+    from kdbench.report import collect, render
     from kdbench.store import Store, write_atomic
     from kdbench.suite.api import plan_suite, run_suite
+    from kdbench.suite.executors.local import pending_runs
     from kdbench.suite.plan import load_suite
 
     loaded = load_suite(suite)
@@ -43,10 +44,10 @@ def run(
     if dry_run:
         with Screen() as screen:
             plan = plan_suite(loaded, root=data_root, seeds=numbers, only=only, missing_ok=True, progress=screen)
+        pending = set(pending_runs(plan, Store(folder)))
         for spec in plan.runs:
-            known = bool(spec.dataset.content)
-            done = known and Store(folder).record_path(spec.run_id).exists()
-            typer.echo(f"{spec.run_id if known else 'no data on disk'}  {'done' if done else 'to do'}  {spec.title}")
+            state = ("to do" if spec in pending else "done ") if spec.dataset.content else "no data"
+            typer.echo(f"{spec.run_id if spec.dataset.content else '-' * 16}  {state}  {spec.title}")
         return
     command = shlex.join(["kdbench", *_without_paths(sys.argv[1:], suite)])
     try:
@@ -64,7 +65,8 @@ def run(
     except KeyboardInterrupt:
         typer.echo("interrupted; nothing is lost: the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
-    text = render(records, "md")
+    # of the whole folder: a part of the suite must not hide what was measured before
+    text = render(collect(folder), "md")
     write_atomic(folder / LEADERBOARD, text.encode())
     typer.echo(text, nl=False)
     typer.echo(f"wrote {folder / LEADERBOARD}", err=True)

@@ -80,7 +80,7 @@ def index_source(
         raise MissingData(f"{source.name}: its folder holds no images; expected {source.layout}")
     if all(item.path is None for item in listing.items):
         resolved = {**source.options, **options}
-        digests = tuple(content_id([source.name, resolved, item.id, DECODER_VERSION]) for item in listing.items)
+        digests = tuple(content_id([source.name, source.version, resolved, item.id]) for item in listing.items)
     else:
         digests = _file_digests(source, listing, cache, progress)
     content = content_id([[i.id, i.label, i.group, i.fold, d] for i, d in zip(listing.items, digests, strict=True)])

@@ -12,7 +12,7 @@ from kdbench.data.cache import CachedSource, open_source
 from kdbench.data.mixed import UNIONS
 from kdbench.data.source import SOURCES, Listing, Source
 from kdbench.data.splits import Member, merge_groups, split
-from kdbench.errors import ConfigError, MissingData, SplitLeak, UnknownName
+from kdbench.errors import ConfigError, DataError, MissingData, SplitLeak, UnknownName
 from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress, SplitName, content_id
 
 
@@ -109,6 +109,11 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
             "content": content_id([[part.source.name, part.content] for part in parts]),
         }
     )
+    if spec.content and spec.content != resolved.content:
+        raise DataError(
+            f"{spec.name}: the images below the data root changed since this run was planned (content "
+            f"{resolved.content}, planned {spec.content}); run the command again"
+        )
     splits = split(members, resolved)
     labels = np.asarray([number[member.label] for member in members], dtype=np.int64)
     return Dataset(

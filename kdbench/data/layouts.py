@@ -71,6 +71,8 @@ def label_table(
     left_out: list[LeftOut] = []
     named: set[str] = set()
     for line, row in enumerate(rows, start=2):
+        if not row:
+            continue  # a blank line, often the last
         try:
             image = folder / file_name.format(int(row[0]))
             code = row[1].strip()

@@ -64,6 +64,8 @@ class Source(ABC):
     """What every table made from it must say."""
     shares_images_with: ClassVar[tuple[str, ...]] = ()
     """Sources cut from the same originals; a union refuses to hold both."""
+    version: ClassVar[int] = 1
+    """Of a generated source: raised when it would draw other pixels."""
     options: ClassVar[Mapping[str, Scalar]] = {}
     """Of a generated source: its options and their defaults."""
 
@@ -107,7 +109,7 @@ def read_image(path: Path) -> Image.Image:
             return upright.convert("RGB")
     except UnidentifiedImageError:
         raise BadImage("not an image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except Exception as problem:  # decoders raise what they like on a damaged file; it is bad whatever they call it
         raise BadImage(str(problem) or type(problem).__name__) from None
 
 

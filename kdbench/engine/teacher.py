@@ -44,6 +44,7 @@ class TeacherLogits:
     ) -> None:
         if views.spec is None:
             raise TrainError("a teacher needs the views its students are shown")
+        self.identity = identity
         self._load, self._data, self._views, self._precision = load, data, views, precision
         self._spec: ViewSpec = views.spec
         self._model: nn.Module | None = None

@@ -11,11 +11,6 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_trainable(model: nn.Module) -> int:
-    """Scalars in the parameters that take gradients."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of the state dict: parameters and persistent buffers in the type they are stored in.
 

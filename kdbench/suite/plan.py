@@ -64,6 +64,10 @@ def make_plan(
     Raises: ConfigError if methods need a teacher and there is none, an image size does not fit a model, or the
         pattern matches nothing.
     """
+    methods = [method.model_copy(update={"options": resolve_options(method)}) for method in suite.methods]
+    if all(METHODS.get(method.name).needs_teacher for method in methods):
+        methods.insert(0, MethodSpec(name="ce"))  # what distillation bought cannot be said without its baseline
+    suite = suite.model_copy(update={"methods": tuple(methods)})
     problems = [
         f"method '{method.name}' needs a teacher, and the suite has none; add one under teachers:"
         for method in suite.methods

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -54,12 +55,8 @@ def run(
         open_data: opens the data set of the spec.
         store: holds the weights of the spec's teachers; gets everything this run leaves.
     """
-    threads = usable_cores()
-    torch.set_num_threads(threads)  # the sum of floats depends on how they are shared out: always the same here
+    threads, threads_before = usable_cores(), torch.get_num_threads()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    status: Status = "ok"
-    failure: Failure | None = None
-    finished: RunRecord | None = None
 
     def record(status: Status, **more: object) -> RunRecord:
         return RunRecord.model_validate(
@@ -76,18 +73,23 @@ def run(
             }
         )
 
+    def without_result(status: Status, problem: Exception) -> RunRecord:
+        failure = Failure(kind=type(problem).__name__, message=_without_folders(str(problem) or repr(problem)))
+        return record(status, failure=failure, data=data.card if data else None)
+
     data: Dataset | None = None
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.set_num_threads(threads)  # the sum of floats depends on how they are shared out: always the same here
     try:
         data = open_data()
         finished = _train_and_measure(spec, data, store, profile or ProfileSpec(), record, progress)
     except Diverged as problem:
-        status, failure = "diverged", Failure(kind="Diverged", message=str(problem))
+        finished = without_result("diverged", problem)
     except Exception as problem:  # whatever went wrong here must not take the other runs down
         log.debug("run %s failed", spec.run_id, exc_info=problem)
-        kind, message = type(problem).__name__, str(problem) or repr(problem)
-        status, failure = "failed", Failure(kind=kind, message=message)
-    if finished is None:
-        finished = record(status, failure=failure, data=data.card if data else None)
+        finished = without_result("failed", problem)
+    finally:
+        torch.set_num_threads(threads_before)
     store.write_record(finished)
     if finished.status != "failed":
         store.checkpoint_path(spec.run_id).unlink(missing_ok=True)
@@ -140,15 +142,16 @@ def _train_and_measure(
     sides = {side: predict(trained.model, data, data.splits[side], eval_views, precision=precision) for side in read}
     metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
     final = trained.model.to("cpu")
-    cost = profile_model(final, spec.dataset.image_size, profile)
     write_atomic(store.weights_path(spec.run_id), save(_storable(final)))
     store.write_items(content_id(spec.dataset.model_dump(mode="json")), data.items("test"))
     store.write_predictions(spec.run_id, sides["test"])
+    cost = profile_model(final, spec.dataset.image_size, profile)
     return record(
         "ok",
         train_seconds=round(trained.seconds, 3),
         teacher_seconds=round(sum(teacher.seconds for teacher in teachers), 3),
         teacher_outputs="cached" if teachers else "none",
+        teacher_weights=tuple(teacher.identity for teacher in teachers),
         best_epoch=trained.best_epoch,
         history=trained.history,
         val_metrics=metrics["val"],
@@ -183,6 +186,11 @@ def _placed(model: nn.Module, spec: RunSpec, device: torch.device) -> nn.Module:
         isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules()
     )
     return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _without_folders(message: str) -> str:
+    """A message without the folders of this machine, for a record is made to be shared: only file names stay."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:'\",;()]+/)+", "", message)
 
 
 def _storable(model: nn.Module) -> dict[str, torch.Tensor]:

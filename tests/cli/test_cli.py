@@ -254,7 +254,7 @@ def test_dry_run_does_nothing(kdbench, suite_file, tmp_path):
 
 def test_dry_run_without_the_data(kdbench, suite_file, tmp_path):
     code, out, _ = kdbench("run", suite_file(datasets=["pbc"]), "--dry-run", "--data-root", tmp_path / "none")
-    assert (code, out) == (0, "no data on disk  to do  pbc/resnet8_w16/ce/seed0\n")
+    assert (code, out) == (0, f"{'-' * 16}  no data  pbc/resnet8_w16/ce/seed0\n")
 
 
 def test_run_and_report(kdbench, suite_file, tmp_path):
@@ -269,7 +269,7 @@ def test_run_and_report(kdbench, suite_file, tmp_path):
     code, again, err = kdbench("run", path, "--results", tmp_path / "mine", "--seeds", "1")
     assert (code, again) == (0, out)
     assert "0 runs to do, 1 finished before and kept" in err
-    assert "done  synthetic" in kdbench("run", path, "--results", tmp_path / "mine", "--dry-run")[1]
+    assert "done   synthetic" in kdbench("run", path, "--results", tmp_path / "mine", "--dry-run")[1]
 
     assert kdbench("report", "--results", tmp_path / "mine") == (0, out, "")
     code, text, _ = kdbench("report", "--results", tmp_path / "mine", "--format", "json")

@@ -1,156 +1,239 @@
-"""From a spec to labelled images: unions, splits, the card."""
+"""From a spec to labelled images: unions, labels, groups, the card, and what is refused. Tiny fake data sets."""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import fakes
 import numpy as np
 import pytest
 from PIL import Image
 
-from kdbench.data.dataset import dataset_names, open_dataset
-from kdbench.data.labels import LEUKOCYTES
+from kdbench.data.dataset import Dataset, dataset_names, labels_of, open_dataset
 from kdbench.errors import ConfigError, MissingData, SplitLeak, UnknownName
 from kdbench.types import DatasetSpec
 
-MIXED = DatasetSpec(name="mixed", image_size=16)
+LABELS = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+CODES = {"neutrophil": 1, "lymphocyte": 2, "monocyte": 3, "eosinophil": 4, "basophil": 5}
+PBC, CROPS = "pbc/PBC_dataset_normal_DIB", "bccd_crops/BCCD_cropped"
+EACH = 10  # images of each class in each source
+
+
+def save(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (18, 18, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, "PNG")  # decoders go by the content, not by the name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All five sources as their publishers lay them out, 10 images of each class."""
+    root, seed = tmp_path_factory.mktemp("data"), 0
+    for source, table in (("jtsc", "Class Labels of Dataset 1.csv"), ("cellavision", "Class Labels of Dataset 2.csv")):
+        lines = ["image ID,class"]
+        for number in range(EACH * len(LABELS)):
+            save(root / source / f"{number + 1:03d}.bmp", seed := seed + 1)
+            lines.append(f"{number + 1},{CODES[LABELS[number % len(LABELS)]]}")
+        (root / source / table).write_text("\n".join(lines) + "\n")
+    for label in LABELS:
+        for number in range(EACH):
+            save(root / PBC / label / f"{number}.jpg", seed := seed + 1)
+            save(root / CROPS / label.capitalize() / f"{number}.jpg", seed := seed + 1)
+            for part in ("TRAIN", "TEST"):
+                if label != "basophil":
+                    save(root / "bccd" / "images" / part / label.upper() / f"{number}.jpeg", seed := seed + 1)
+    save(root / PBC / "platelet" / "1.jpg", 0)
+    return root
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    fakes.pbc(folder)
-    fakes.jtsc(folder)
-    fakes.bccd_crops(folder)
-    return folder
+def root(whole: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return shutil.copytree(whole, tmp_path / "data")
 
 
-def test_a_union_takes_what_is_there_and_says_so(root: Path, tmp_path: Path) -> None:
-    data = open_dataset(MIXED, root, tmp_path / "cache")
-    assert data.card.sources == {"pbc": 60, "jtsc": 10, "bccd_crops": 20}
-    assert data.spec.sources == ("pbc", "jtsc", "bccd_crops")
-    assert data.spec.content
-    assert data.classes == LEUKOCYTES
-    assert len(data.labels) == len(data.ids) == 90
-    assert sum(sum(side.values()) for side in data.card.splits.values()) == 90
-    assert any("not checked by experts" in caveat for caveat in data.card.caveats)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
-def test_labels_are_harmonised(root: Path, tmp_path: Path) -> None:
-    data = open_dataset(MIXED, root, tmp_path / "cache")
-    label = {name: data.classes[number] for name, number in zip(data.ids, data.labels, strict=True)}
-    assert label["jtsc/005.bmp"] == "neutrophil"  # code 1 + 5 % 5 = 1
-    assert label["jtsc/001.bmp"] == "lymphocyte"
-    assert label["jtsc/004.bmp"] == "basophil"
-    assert label["bccd_crops/BCCD_cropped/Monocyte/BloodImage_00000_1.jpg"] == "monocyte"
-    assert Counter(label.values())["eosinophil"] == 12 + 2 + 4
+def opened(root: Path, cache: Path, **asked: Any) -> Dataset:
+    return open_dataset(DatasetSpec(**{"name": "mixed", "image_size": 18, **asked}), root, cache)
 
 
-def test_images_come_in_the_order_asked_for(root: Path, tmp_path: Path) -> None:
-    data = open_dataset(MIXED, root, tmp_path / "cache")
-    indices = np.asarray([89, 0, 65, 12, 65])
-    images = data.images(indices)
-    assert images.shape == (5, 16, 16, 3)
-    for index, image in zip(indices, images, strict=True):
-        with Image.open(root / data.ids[index]) as original:
-            np.testing.assert_array_equal(image, np.asarray(original.convert("RGB"))[:, 2:18])
+def side_of(data: Dataset, name: str) -> str:
+    (side,) = (side for side, indices in data.splits.items() for index in indices if data.ids[index] == name)
+    return side
 
 
-def test_byte_identical_images_stay_together_and_conflicts_are_said(root: Path, tmp_path: Path) -> None:
-    folder = root / "pbc/PBC_dataset_normal_DIB"
-    for i in range(12):
-        shutil.copy(folder / f"monocyte/MO_{i:03d}.jpg", folder / f"neutrophil/copy_{i:03d}.jpg")
-    data = open_dataset(MIXED, root, tmp_path / "cache")
-    side = {data.ids[index]: name for name, indices in data.splits.items() for index in indices}
-    base = "pbc/PBC_dataset_normal_DIB"
-    for i in range(12):
-        assert side[f"{base}/monocyte/MO_{i:03d}.jpg"] == side[f"{base}/neutrophil/copy_{i:03d}.jpg"]
-    assert data.card.duplicates == 24
-    assert sum("carry different labels" in caveat for caveat in data.card.caveats) == 12
+def test_names_and_labels() -> None:
+    assert set(dataset_names()) >= {"mixed", "bccd", "synthetic", "pbc"}
+    assert labels_of("mixed") == LABELS
+    assert labels_of("bccd") == LABELS[1:]
+    with pytest.raises(UnknownName, match="unknown dataset 'mixd'; did you mean mixed"):
+        labels_of("mixd")
 
 
-def test_content_depends_on_the_sources_there(root: Path, tmp_path: Path) -> None:
-    whole = open_dataset(MIXED, root, tmp_path / "cache").spec.content
-    shutil.rmtree(root / "jtsc")
-    assert open_dataset(MIXED, root, tmp_path / "cache").spec.content != whole
+def test_union_of_four(whole: Path, cache: Path) -> None:
+    data = opened(whole, cache)
+    assert data.card.sources == dict.fromkeys(("pbc", "jtsc", "cellavision", "bccd_crops"), 50)
+    assert data.spec.sources == ("pbc", "jtsc", "cellavision", "bccd_crops")
+    assert data.classes == data.card.classes == LABELS
+    assert len(data.ids) == len(set(data.ids)) == 200
+    assert Counter(data.labels.tolist()) == dict.fromkeys(range(5), 40)
+    # labels are harmonised: the folder's or the table's word, whatever its case or code
+    for name, label in zip(data.ids, data.labels, strict=True):
+        if name.startswith((PBC, CROPS)):
+            assert name.split("/")[2].lower() == LABELS[label]
+        else:
+            assert (int(Path(name).stem) - 1) % len(LABELS) == label
+    assert data.card.duplicates == 0
+    assert {entry.path for entry in data.card.left_out} == {f"{PBC}/platelet/"}
+    assert any("jtsc" in caveat for caveat in data.card.caveats)
 
 
-def test_sources_named_must_be_there(root: Path, tmp_path: Path) -> None:
-    two = open_dataset(MIXED.model_copy(update={"sources": ("pbc", "jtsc")}), root, tmp_path / "cache")
-    assert set(two.card.sources) == {"pbc", "jtsc"}
-    with pytest.raises(MissingData, match="cellavision"):
-        open_dataset(MIXED.model_copy(update={"sources": ("pbc", "cellavision")}), root, tmp_path / "cache")
+def test_card_counts_are_those_of_the_splits(whole: Path, cache: Path) -> None:
+    data = opened(whole, cache, train_limit=60)
+    for side, indices in data.splits.items():
+        counted = Counter(LABELS[data.labels[index]] for index in indices)
+        assert data.card.splits[side] == counted
+    assert sum(data.card.splits["train"].values()) == 60
+    assert data.card.splits["test"] == dict.fromkeys(LABELS, 8)  # of each source 2 of 10
+    assert data.card.splits["val"] == dict.fromkeys(LABELS, 4)
+    assert data.card.content_hash == data.spec.content != ""
+    assert data.items("val") == [
+        (data.ids[i], LABELS[data.labels[i]], data.groups[i]) for i in data.splits["val"].tolist()
+    ]
 
 
-@pytest.mark.parametrize("name", ["mixed", "pbc", "bccd", "jtsc", "cellavision", "bccd_crops"])
-def test_missing_data_says_what_to_do(name: str, tmp_path: Path) -> None:
+def test_images_are_those_of_the_files(whole: Path, cache: Path) -> None:
+    data = opened(whole, cache)
+    indices = np.random.default_rng(0).permutation(len(data.ids))[:90]
+    got = data.images(indices)
+    assert got.shape == (90, 18, 18, 3)
+    for image, index in zip(got, indices, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(whole / data.ids[index])))
+    for source in ("pbc", "jtsc"):  # the single source gives the same rows
+        single = opened(whole, cache, name=source)
+        assert single.card.sources == {source: 50}
+        here = np.asarray([index for index, name in enumerate(data.ids) if name.startswith(f"{source}/")])
+        np.testing.assert_array_equal(data.images(here), single.images(np.arange(50)))
+    assert data.images(np.asarray([3, 3])).shape == (2, 18, 18, 3)
+    assert data.images(np.asarray([], dtype=np.int64)).shape == (0, 18, 18, 3)
+
+
+def test_bad_files_shift_no_rows(root: Path, cache: Path) -> None:
+    (root / PBC / "basophil" / "3.jpg").write_bytes(b"")
+    (root / "jtsc" / "007.bmp").write_bytes(b"no image")
+    data = opened(root, cache)
+    assert len(data.ids) == 198
+    assert data.card.sources["pbc"] == data.card.sources["jtsc"] == 49
+    left_out = {entry.path: entry.reason for entry in data.card.left_out}
+    assert left_out[f"{PBC}/basophil/3.jpg"] == left_out["jtsc/007.bmp"] == "not an image"
+    for index, image in enumerate(data.images(np.arange(198))):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(root / data.ids[index])))
+
+
+def test_spec_comes_back_resolved_and_stays_so(whole: Path, cache: Path) -> None:
+    data = opened(whole, cache)
+    again = open_dataset(data.spec, whole, cache)
+    assert again.spec == data.spec
+    assert all(np.array_equal(again.splits[side], data.splits[side]) for side in data.splits)
+
+
+# ---------------------------------------------------------------- which sources
+
+
+def test_missing_sources_are_skipped_and_said(root: Path, cache: Path) -> None:
+    full = opened(root, cache).spec.content
+    for source in ("jtsc", "bccd_crops"):
+        shutil.rmtree(root / source)
+    data = opened(root, cache)
+    assert data.card.sources == {"pbc": 50, "cellavision": 50}
+    assert data.spec.sources == ("pbc", "cellavision")
+    assert data.spec.content != full
+
+
+def test_none_of_them_is_one_clear_message(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(MissingData) as caught:
-        open_dataset(DatasetSpec(name=name), tmp_path, tmp_path / "cache")
-    for word in (name, "KDBENCH_DATA", "--data-root"):
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
+        opened(tmp_path, cache)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("mixed", "pbc, jtsc, cellavision, bccd_crops", str(tmp_path), "kdbench data show mixed"):
+        assert part in message
 
 
-def test_an_empty_source_is_missing_too(tmp_path: Path) -> None:
-    (tmp_path / "pbc/PBC_dataset_normal_DIB/monocyte").mkdir(parents=True)
-    with pytest.raises(MissingData, match="holds no images"):
-        open_dataset(DatasetSpec(name="pbc"), tmp_path, tmp_path / "cache")
+def test_sources_asked_for_by_name_are_required(root: Path, cache: Path) -> None:
+    shutil.rmtree(root / "jtsc")
+    assert opened(root, cache, sources=("pbc",)).card.sources == {"pbc": 50}
+    with pytest.raises(MissingData, match="jtsc: nothing at"):
+        opened(root, cache, sources=("pbc", "jtsc"))
 
 
-def test_sets_cut_from_the_same_originals_do_not_mix(root: Path, tmp_path: Path) -> None:
-    fakes.bccd(root)
-    with pytest.raises(SplitLeak, match="bccd_crops shares its originals with bccd"):
-        open_dataset(MIXED.model_copy(update={"sources": ("bccd", "bccd_crops")}), root, tmp_path / "cache")
+def test_bccd_and_its_crops_do_not_go_together(whole: Path, cache: Path) -> None:
+    for sources in (("bccd", "bccd_crops"), ("bccd_crops", "bccd")):
+        with pytest.raises(SplitLeak, match="bccd_crops shares its originals with bccd"):
+            opened(whole, cache, sources=sources)
+    assert set(opened(whole, cache, sources=("bccd", "pbc")).card.sources) == {"bccd", "pbc"}
 
 
-def test_bccd_keeps_its_own_test_set(tmp_path: Path) -> None:
-    fakes.bccd(tmp_path / "data")
-    data = open_dataset(DatasetSpec(name="bccd", image_size=16), tmp_path / "data", tmp_path / "cache")
-    assert all("/TEST/" in data.ids[index] for index in data.splits["test"])
-    assert len(data.splits["test"]) == 40
-    assert all("/TRAIN/" in data.ids[index] for side in ("train", "val") for index in data.splits[side])
-    (left,) = data.card.left_out
-    assert (left.path, left.count) == ("bccd/images/TEST_SIMPLE/", 40)
-    assert data.classes == LEUKOCYTES[1:]
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"name": "pbc", "sources": ("pbc",)}, "single source and takes no sources"),
+        ({"options": {"count": 100}}, "takes no options"),
+        ({"sources": ("pbc", "pbc")}, "a source stands twice"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(whole: Path, cache: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(whole, cache, **asked)
 
 
-def test_bccd_without_its_test_part_is_missing(tmp_path: Path) -> None:
-    fakes.bccd(tmp_path / "data")
-    shutil.rmtree(tmp_path / "data/bccd/images/TEST")
-    with pytest.raises(MissingData, match="TEST"):
-        open_dataset(DatasetSpec(name="bccd"), tmp_path / "data", tmp_path / "cache")
+def test_unknown_source_is_refused(whole: Path, cache: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean pbc"):
+        opened(whole, cache, sources=("pbcc",))
 
 
-def test_the_files_order_does_not_matter(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    first = open_dataset(MIXED, root, tmp_path / "cache")
-    walk, iterdir = os.walk, Path.iterdir
-    monkeypatch.setattr(os, "walk", lambda top: ((p, d, n[::-1]) for p, d, n in walk(top)))
-    monkeypatch.setattr(Path, "iterdir", lambda path: reversed(list(iterdir(path))))
-    second = open_dataset(MIXED, root, tmp_path / "cache2")
-    assert second.spec == first.spec
-    assert second.ids == first.ids
-    for side, indices in first.splits.items():
-        np.testing.assert_array_equal(second.splits[side], indices)
+def test_bccd_keeps_its_sides(whole: Path, cache: Path) -> None:
+    data = opened(whole, cache, name="bccd")
+    assert all(("/TEST/" in data.ids[index]) == (side == "test") for side in data.splits for index in data.splits[side])
+    assert data.card.splits["test"] == dict.fromkeys(LABELS[1:], 10)
+    assert data.card.splits["val"] == dict.fromkeys(LABELS[1:], 1)
 
 
-def test_wrong_asks() -> None:
-    nowhere = Path("/nonexistent")
-    with pytest.raises(UnknownName, match="did you mean mixed"):
-        open_dataset(DatasetSpec(name="mixde"), nowhere, nowhere)
-    with pytest.raises(ConfigError, match="takes no sources"):
-        open_dataset(DatasetSpec(name="pbc", sources=("jtsc",)), nowhere, nowhere)
-    with pytest.raises(ConfigError, match="takes no options"):
-        open_dataset(MIXED.model_copy(update={"options": {"count": 3}}), nowhere, nowhere)
-    assert {"mixed", "synthetic", "bccd"} <= set(dataset_names())
+# ---------------------------------------------------------------- the same image twice
 
 
-def test_items_name_the_test_images(root: Path, tmp_path: Path) -> None:
-    data = open_dataset(MIXED, root, tmp_path / "cache")
-    items = data.items("test")
-    assert [name for name, _, _ in items] == [data.ids[index] for index in data.splits["test"]]
-    assert all(label in LEUKOCYTES and group for _, label, group in items)
+def test_byte_identical_images_stay_together(root: Path, cache: Path) -> None:
+    twins = []
+    for number in range(EACH):  # half of pbc's neutrophils lie in cellavision too
+        first, second = f"{PBC}/neutrophil/{number}.jpg", f"cellavision/{5 * (number + 1):03d}.bmp"
+        shutil.copy(root / first, root / second)
+        twins.append((first, second))
+    data = opened(root, cache, sources=("pbc", "cellavision"))
+    assert data.card.duplicates == 2 * EACH
+    group = dict(zip(data.ids, data.groups, strict=True))
+    for first, second in twins:
+        assert side_of(data, first) == side_of(data, second)
+        assert group[first] == group[second]
+    assert not any("different labels" in caveat for caveat in data.card.caveats)
+    assert len({side_of(data, first) for first, _ in twins}) > 1  # else this shows nothing
+
+
+def test_conflicting_labels_are_a_caveat(root: Path, cache: Path) -> None:
+    first, second = f"{PBC}/neutrophil/4.jpg", f"{PBC}/monocyte/2.jpg"
+    shutil.copy(root / first, root / second)
+    data = opened(root, cache)
+    assert side_of(data, first) == side_of(data, second)
+    assert f"byte-identical images carry different labels: {second} = {first}" in data.card.caveats
+    assert data.card.duplicates == 2
+
+
+def test_one_image_on_both_given_sides_is_a_leak(root: Path, cache: Path) -> None:
+    for part in ("TRAIN", "TEST"):
+        save(root / "bccd" / "images" / part / "MONOCYTE" / "same.jpeg", 99)
+    with pytest.raises(SplitLeak, match=r"TEST/MONOCYTE/same.jpeg and .*TRAIN/MONOCYTE/same.jpeg belong together"):
+        opened(root, cache, name="bccd")

@@ -1,57 +1,105 @@
-"""The real images: what is on the disk is what is known of it."""
+"""The real images, where they are: counts as their publishers give them, and no image on two sides."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdbench.data.dataset import Dataset, open_dataset
+from kdbench.data.source import SOURCES
 from kdbench.types import DatasetSpec
 
 pytestmark = pytest.mark.realdata
 
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+COUNTS = {"pbc": 10298, "jtsc": 300, "cellavision": 100, "bccd_crops": 351}
 
 
 @pytest.fixture(scope="module")
-def mixed(data_root: Path, cache: Path) -> Dataset:
-    return open_dataset(DatasetSpec(name="mixed", image_size=16), data_root, cache)
+def mixed(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(DatasetSpec(name="mixed", image_size=16), data_root, tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="module")
-def bccd(data_root: Path, cache: Path) -> Dataset:
-    return open_dataset(DatasetSpec(name="bccd", image_size=16, fit="stretch"), data_root, cache)
+def hashed(root: Path, names: tuple[str, ...]) -> dict[str, list[int]]:
+    """Where each content occurs, counted here once more, from the files."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        found[hashlib.sha256((root / name).read_bytes()).hexdigest()].append(index)
+    return found
 
 
-def test_mixed_is_complete(mixed: Dataset) -> None:
-    assert mixed.card.sources == {"pbc": 10_298, "jtsc": 300, "cellavision": 100, "bccd_crops": 351}
-    left = {entry.path.rpartition("DIB/")[2]: entry.count for entry in mixed.card.left_out}
-    assert left == {"neutrophil/.DS_169665.jpg": 1, "ig/": 20, "platelet/": 20, "erythroblast/": 20}
+def test_mixed_counts(mixed: Dataset) -> None:
+    assert mixed.card.sources == COUNTS
+    assert len(mixed.ids) == len(set(mixed.ids)) == sum(COUNTS.values()) == 11_049
+    assert sum(len(indices) for indices in mixed.splits.values()) == 11_049
+    assert set(mixed.labels.tolist()) == set(range(5))
 
 
-def test_bccd_is_complete(bccd: Dataset) -> None:
-    assert sum(bccd.card.splits["test"].values()) == 2487
-    assert sum(bccd.card.splits["train"].values()) + sum(bccd.card.splits["val"].values()) == 9957
-    assert [(entry.path, entry.count) for entry in bccd.card.left_out] == [("bccd/images/TEST_SIMPLE/", 71)]
+def test_mixed_left_out_by_name(mixed: Dataset) -> None:
+    left_out = {entry.path: entry for entry in mixed.card.left_out}
+    hidden = left_out["pbc/PBC_dataset_normal_DIB/neutrophil/.DS_169665.jpg"]
+    assert hidden.reason == "not an image file by its name"
+    others = {path for path in left_out if path.endswith("/")}
+    assert others == {f"pbc/PBC_dataset_normal_DIB/{name}/" for name in ("erythroblast", "ig", "platelet")}
+    assert len(left_out) == 4
 
 
-@pytest.mark.parametrize("name", ["mixed", "bccd"])
-def test_no_bytes_stand_on_two_sides(name: str, data_root: Path, request: pytest.FixtureRequest) -> None:
-    data: Dataset = request.getfixturevalue(name)
-    where: dict[bytes, set[str]] = {}
-    for side in data.splits:
-        for item, _, _ in data.items(side):
-            where.setdefault(hashlib.sha256((data_root / item).read_bytes()).digest(), set()).add(side)
-    assert [sides for sides in where.values() if len(sides) > 1] == []
+def test_mixed_leaks_nothing(mixed: Dataset, data_root: Path) -> None:
+    side = {int(index): name for name, indices in mixed.splits.items() for index in indices}
+    same = hashed(data_root, mixed.ids)
+    assert [indices for indices in same.values() if len({side[index] for index in indices}) > 1] == []
+    repeated = [indices for indices in same.values() if len(indices) > 1]
+    assert mixed.card.duplicates == sum(len(indices) for indices in repeated)
 
 
-def test_the_known_label_conflict_is_said(mixed: Dataset) -> None:
-    (caveat,) = [text for text in mixed.card.caveats if "different labels" in text]
-    assert "EO_225902.jpg" in caveat
-    assert "BNE_191112.jpg" in caveat
-    assert mixed.card.duplicates >= 2 * 15
+def test_mixed_says_which_images_have_two_labels(mixed: Dataset, data_root: Path) -> None:
+    conflicts = [
+        {mixed.ids[index] for index in indices}
+        for indices in hashed(data_root, mixed.ids).values()
+        if len({int(mixed.labels[index]) for index in indices}) > 1
+    ]
+    start = "byte-identical images carry different labels: "
+    said = [set(text.removeprefix(start).split(" = ")) for text in mixed.card.caveats if text.startswith(start)]
+    assert sorted(map(sorted, said)) == sorted(map(sorted, conflicts))
+    assert said  # there is one in the published set
+
+
+def test_mixed_shares_every_source_and_class_out(mixed: Dataset) -> None:
+    def strata(indices: np.ndarray) -> Counter[tuple[str, int]]:
+        return Counter((mixed.ids[index].split("/")[0], int(mixed.labels[index])) for index in indices)
+
+    total, test, val = strata(np.arange(len(mixed.ids))), strata(mixed.splits["test"]), strata(mixed.splits["val"])
+    for stratum, count in total.items():
+        assert abs(test[stratum] - 0.2 * count) <= 2
+        assert abs(val[stratum] - 0.1 * count) <= 2
+
+
+def test_images_are_images(mixed: Dataset) -> None:
+    sample = mixed.images(np.arange(0, len(mixed.ids), 50))
+    assert (sample.reshape(len(sample), -1).std(axis=1) > 5).all()
+    assert 100 < sample.mean() < 230
+
+
+def test_bccd_given_parts(data_root: Path) -> None:
+    found = SOURCES.get("bccd").scan(data_root, {})
+    assert Counter(item.fold for item in found.items) == {"train": 9957, "test": 2487}
+    (left_out,) = found.left_out
+    assert (left_out.path, left_out.count) == ("bccd/images/TEST_SIMPLE/", 71)
+
+
+def test_bccd_has_no_image_on_both_given_sides(data_root: Path) -> None:
+    items = SOURCES.get("bccd").scan(data_root, {}).items
+    same = hashed(data_root, tuple(item.id for item in items))
+    assert all(len({items[index].fold for index in indices}) == 1 for indices in same.values())
+
+
+@pytest.mark.slow
+def test_bccd_decodes(data_root: Path, tmp_path: Path) -> None:
+    data = open_dataset(DatasetSpec(name="bccd", image_size=16, fit="stretch"), data_root, tmp_path)
+    sides = {side: len(indices) for side, indices in data.splits.items()}
+    assert sides["test"] == 2487
+    assert sides["train"] + sides["val"] == 9957
+    assert data.card.sources == {"bccd": 12_444}

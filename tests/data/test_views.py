@@ -1,179 +1,317 @@
-"""Views are pure functions of (seed, epoch, index), and do what they are called."""
+"""A view is a pure function of (view seed, epoch, index): whoever else is in the batch, however often it is asked."""
 
 from __future__ import annotations
 
-import itertools
+import math
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.transforms.v2 import functional as tv
+from torchvision.transforms import functional as vision
 
-from kdbench.data import views as module
-from kdbench.data.views import Views, uniforms
+from kdbench.data import views
+from kdbench.data.views import Views, uniforms, view_epoch
 from kdbench.types import ViewSpec
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-UNIT = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # shows pixels in [0, 255]
-NOTHING = {
-    "horizontal_flip": False, "vertical_flip": False, "quarter_turns": False, "rotation_degrees": 0, "scale": 0,
-    "translation": 0, "brightness": 0, "contrast": 0, "saturation": 0, "stain": 0,
-}  # fmt: skip
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+PLAIN: dict[str, Any] = {
+    "horizontal_flip": False,
+    "vertical_flip": False,
+    "quarter_turns": False,
+    "rotation_degrees": 0,
+    "scale": 0,
+    "translation": 0,
+    "brightness": 0,
+    "contrast": 0,
+    "saturation": 0,
+    "stain": 0,
+}
+DRAWS = 12
+HALF = 0.5  # the draw that changes nothing
 
 
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+def noise(count: int, side: int = 32, low: int = 0, high: int = 256) -> np.ndarray:
+    return np.random.default_rng(5).integers(low, high, (count, side, side, 3), dtype=np.uint8)
 
 
-def only(**magnitudes: object) -> Views:
-    return Views(ViewSpec.model_validate({**NOTHING, **magnitudes}), *UNIT)
+def plain(**changes: Any) -> ViewSpec:
+    return ViewSpec(**{**PLAIN, **changes})
 
 
-def as_planes(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+def in_unit(spec: ViewSpec | None) -> Views:
+    """Views whose values are pixels / 255."""
+    return Views(spec, (0, 0, 0), (1, 1, 1))
 
 
-INDICES = np.arange(1000, 1040)
+def as_unit(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).double().div(255).float()
 
 
-def test_splitmix_is_the_published_generator() -> None:
-    # the first outputs of the reference implementation for the seed 1234567 (Vigna, splitmix64.c)
-    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    states = np.uint64(1234567) + np.uint64(0x9E3779B97F4A7C15) * np.arange(4, dtype=np.uint64)
-    assert module._mix(states).tolist() == known
+# ---------------------------------------------------------------- purity
 
 
-def test_random_numbers_are_uniform_and_independent() -> None:
-    drawn = uniforms(0, 0, np.arange(20_000))
-    assert drawn.min() >= 0
-    assert drawn.max() < 1
-    np.testing.assert_allclose(drawn.mean(axis=0), 0.5, atol=0.012)  # six standard errors
-    np.testing.assert_allclose(drawn.var(axis=0), 1 / 12, atol=0.004)
-    correlation = np.corrcoef(np.concatenate([drawn, uniforms(0, 1, np.arange(20_000))], axis=1), rowvar=False)
-    assert np.abs(correlation - np.eye(len(correlation))).max() < 0.05
-
-
-def test_a_view_does_not_depend_on_its_batch(images: np.ndarray) -> None:
-    views = Views(ViewSpec(), MEAN, STD)
-    whole = views(images, INDICES, 3)
-    for chosen in ([0], [39, 2, 7], list(range(5, 25))):
-        assert torch.equal(views(images[chosen], INDICES[chosen], 3), whole[chosen])
-
-
-def test_seed_epoch_and_index_each_change_the_view(images: np.ndarray) -> None:
-    base = Views(ViewSpec(), MEAN, STD)(images, INDICES, 0)
-    assert torch.equal(base, Views(ViewSpec(), MEAN, STD)(images, INDICES, 0))
-    for other in (
-        Views(ViewSpec(), MEAN, STD)(images, INDICES, 1),
-        Views(ViewSpec(seed=1), MEAN, STD)(images, INDICES, 0),
-        Views(ViewSpec(), MEAN, STD)(images, INDICES + 1, 0),
-    ):
-        assert (other != base).flatten(1).any(dim=1).all()
-
-
-def test_a_pool_comes_round(images: np.ndarray) -> None:
-    free, pool = Views(ViewSpec(), MEAN, STD), Views(ViewSpec(pool=3), MEAN, STD)
-    for epoch in range(7):
-        assert torch.equal(pool(images, INDICES, epoch), free(images, INDICES, epoch % 3))
-
-
-@pytest.mark.parametrize("views", [Views(None, MEAN, STD), Views(ViewSpec.model_validate(NOTHING), MEAN, STD)])
-def test_no_augmentation_only_normalises(images: np.ndarray, views: Views) -> None:
-    expected = tv.normalize(as_planes(images) / 255, list(MEAN), list(STD))
-    torch.testing.assert_close(views(images, INDICES, 5), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_flips_and_turns_give_the_eight_symmetries(images: np.ndarray) -> None:
-    seen = only(horizontal_flip=True, vertical_flip=True, quarter_turns=True)(images, INDICES, 0)
-    originals = as_planes(images)
-    found = set()
-    for original, view in zip(originals, seen, strict=True):
-        candidates = {
-            (flip, turn): torch.rot90(original.flip(2) if flip else original, turn, (1, 2))
-            for flip, turn in itertools.product((False, True), range(4))
-        }
-        near = [name for name, candidate in candidates.items() if (candidate - view).abs().max() < 1e-2]
-        assert len(near) == 1
-        found.add(near[0])
-    assert len(found) == 8
-
-
+@pytest.mark.parametrize("side", [16, 48, 65])
 @pytest.mark.parametrize(
-    ("switch", "expected"),
+    "spec",
     [
-        ({"horizontal_flip": True}, lambda x: {"same": x, "changed": x.flip(2)}),
-        ({"vertical_flip": True}, lambda x: {"same": x, "changed": x.flip(1)}),
+        ViewSpec(),
+        plain(horizontal_flip=True),
+        plain(horizontal_flip=True, vertical_flip=True, quarter_turns=True),
+        plain(brightness=0.3, contrast=0.3, saturation=0.3, stain=0.3),
+    ],
+    ids=["all", "one flip", "dihedral", "colour"],
+)
+def test_a_view_does_not_depend_on_its_batch(spec: ViewSpec, side: int) -> None:
+    images, indices = noise(40, side), np.arange(100, 140)
+    show = Views(spec, MEAN, STD)
+    whole = show(images, indices, 3)
+    order = np.random.default_rng(1)
+    for size in (1, 1, 1, 2, 3, 7, 16, 39, 40):
+        chosen = order.permutation(40)[:size]
+        # to the last bit
+        assert torch.equal(show(images[chosen], indices[chosen], 3), whole[chosen])
+    assert torch.equal(Views(spec, MEAN, STD)(images, indices, 3), whole)
+
+
+def test_a_view_does_not_depend_on_threads() -> None:
+    images, indices, show = noise(16, 64), np.arange(16), Views(ViewSpec(), MEAN, STD)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = show(images, indices, 0)
+        torch.set_num_threads(2)
+        assert torch.equal(show(images, indices, 0), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_view_changes_with_seed_epoch_and_index() -> None:
+    images = np.repeat(noise(1), 4, axis=0)
+    show = Views(ViewSpec(), MEAN, STD)
+    first = show(images, np.arange(4), 0)
+    for other in (
+        show(images, np.arange(4), 1),
+        show(images, np.arange(4) + 4, 0),
+        Views(ViewSpec(seed=1), MEAN, STD)(images, np.arange(4), 0),
+    ):
+        assert not any(torch.allclose(a, b, atol=0.01) for a in first for b in other)
+    assert not any(torch.allclose(first[a], first[b], atol=0.01) for a in range(4) for b in range(a))
+
+
+def test_a_pool_repeats() -> None:
+    images, indices = noise(3), np.arange(3)
+    show = Views(ViewSpec(pool=3), MEAN, STD)
+    seen = [show(images, indices, epoch) for epoch in range(7)]
+    assert all(torch.equal(seen[epoch], seen[epoch % 3]) for epoch in range(7))
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], Views(ViewSpec(), MEAN, STD)(images, indices, 2))
+    assert [view_epoch(ViewSpec(pool=3), epoch) for epoch in (0, 2, 3, 7)] == [0, 2, 0, 1]
+    assert view_epoch(ViewSpec(), 7) == 7
+
+
+def test_images_are_not_changed() -> None:
+    images = noise(3)
+    before = images.copy()
+    for spec in (None, plain(), ViewSpec()):
+        Views(spec, MEAN, STD)(images, np.arange(3), 0)
+    np.testing.assert_array_equal(images, before)
+
+
+# ---------------------------------------------------------------- nothing to do
+
+
+@pytest.mark.parametrize("spec", [None, plain()], ids=["none", "all zero"])
+def test_without_augmentation_only_the_pixels_are_scaled(spec: ViewSpec | None) -> None:
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    seen = Views(spec, MEAN, STD)(images, np.arange(1), 0)
+    assert seen.shape == (1, 3, 16, 16)
+    assert seen.dtype == torch.float32
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
+    expected = (torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255 - mean) / std
+    torch.testing.assert_close(seen.double(), expected, rtol=0, atol=2e-6)
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def dihedral(image: torch.Tensor) -> list[torch.Tensor]:
+    turned = [torch.rot90(image, turns, (1, 2)) for turns in range(4)]
+    return [*turned, *(torch.flip(one, (2,)) for one in turned)]
+
+
+def test_flips_and_turns_are_the_eight_of_the_square() -> None:
+    images = np.repeat(noise(1), 400, axis=0)
+    seen = in_unit(plain(horizontal_flip=True, vertical_flip=True, quarter_turns=True))(images, np.arange(400), 0)
+    eight = dihedral(as_unit(images[:1])[0])
+    counts: Counter[int] = Counter()
+    for view in seen:
+        (which,) = (n for n, one in enumerate(eight) if torch.allclose(view, one, rtol=0, atol=2e-5))
+        counts[which] += 1
+    assert set(counts) == set(range(8))
+    assert min(counts.values()) > 25  # 50 of each are expected, standard deviation 6.6
+
+
+@pytest.mark.parametrize(("name", "axis", "draw"), [("horizontal_flip", 3, 0), ("vertical_flip", 2, 1)])
+def test_one_flip_happens_to_half_of_them(name: str, axis: int, draw: int) -> None:
+    images, indices = noise(64), np.arange(64)
+    seen = in_unit(plain(**{name: True}))(images, indices, 2)
+    flipped = uniforms(0, 2, indices)[:, draw] < 0.5
+    assert 16 < flipped.sum() < 48
+    expected = as_unit(images)
+    expected[flipped] = torch.flip(expected[flipped], (axis,))
+    torch.testing.assert_close(seen, expected, rtol=0, atol=2e-5)
+
+
+def test_switching_one_augmentation_off_leaves_the_others() -> None:
+    images, indices = noise(8), np.arange(8)
+    both = in_unit(plain(horizontal_flip=True, brightness=0.5))(images, indices, 0)
+    flip = in_unit(plain(horizontal_flip=True))(images, indices, 0)
+    light = in_unit(plain(brightness=0.5))(images, indices, 0)
+    gain = light.flatten(1).sum(1) / as_unit(images).flatten(1).sum(1)
+    torch.testing.assert_close(both, flip * gain.view(-1, 1, 1, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (7, 12)])
+def test_grid_is_that_of_torch(height: int, width: int) -> None:
+    theta = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = F.affine_grid(theta, [5, 3, height, width], align_corners=False)
+    torch.testing.assert_close(views._grid(theta, height, width), expected, rtol=0, atol=2e-6)
+
+
+def crafted(column: int, value: float, count: int = 1) -> np.ndarray:
+    draws = np.full((count, DRAWS), HALF)
+    draws[:, column] = value
+    return draws
+
+
+def test_a_shift_is_a_shift() -> None:
+    pixels = as_unit(noise(1, 20))
+    for column, axis in ((views._SHIFT_X, 3), (views._SHIFT_Y, 2)):
+        # 0.1 of 20 pixels, and the draw 1 is the whole of it; the grid looks 2 pixels on
+        seen = views._resample(pixels, crafted(column, 1.0), plain(translation=0.1))
+        torch.testing.assert_close(seen.narrow(axis, 0, 18), pixels.narrow(axis, 2, 18), rtol=0, atol=2e-5)
+        # what comes in from outside is the border, mirrored
+        torch.testing.assert_close(seen.narrow(axis, 18, 2), pixels.narrow(axis, 18, 2).flip(axis), rtol=0, atol=2e-5)
+
+
+def test_a_rotation_and_a_zoom_stay_within_their_bounds() -> None:
+    line = torch.arange(33) - 16.0
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    ramps = torch.stack([x, y, torch.ones_like(x)])[None]
+    for draw, spec, angle, zoom in (
+        (crafted(views._ANGLE, 1.0), plain(rotation_degrees=10), 10.0, 1.0),
+        (crafted(views._ANGLE, 0.25), plain(rotation_degrees=10), -5.0, 1.0),
+        (crafted(views._ZOOM, 1.0), plain(scale=0.25), 0.0, 1.25),
+        (crafted(views._ZOOM, 0.0), plain(scale=0.25), 0.0, 0.75),
+    ):
+        seen = views._resample(ramps, draw, spec)[0, :, 10:23, 10:23]  # the middle: nothing of the border
+        c, s = math.cos(math.radians(angle)) / zoom, math.sin(math.radians(angle)) / zoom
+        middle_x, middle_y = x[10:23, 10:23], y[10:23, 10:23]
+        torch.testing.assert_close(seen[0], c * middle_x - s * middle_y, rtol=0, atol=1e-4)
+        torch.testing.assert_close(seen[1], s * middle_x + c * middle_y, rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------- colour
+
+
+def coloured(pixels: torch.Tensor, column: int, value: float, **spec: float) -> torch.Tensor:
+    """Pixels (B, 3, N) in [0, 255] after one change of colour."""
+    matrix, offset = views._colour(pixels, crafted(column, value, len(pixels)), plain(**spec))
+    return torch.baddbmm(offset[:, :, None], matrix, pixels)
+
+
+@pytest.fixture
+def middling() -> torch.Tensor:
+    """Pixels that no change below drives out of [0, 255]."""
+    return torch.from_numpy(noise(4, 16, 90, 160)).permute(0, 3, 1, 2).float().flatten(2)
+
+
+def test_zero_magnitudes_change_nothing(middling: torch.Tensor) -> None:
+    for column in range(DRAWS):
+        matrix, offset = views._colour(middling, crafted(column, 0.9, 4), plain())
+        torch.testing.assert_close(matrix, torch.eye(3).expand(4, 3, 3), rtol=0, atol=1e-6)
+        torch.testing.assert_close(offset, torch.zeros(4, 3), rtol=0, atol=2e-4)  # of 255
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("name", "column", "reference"),
+    [
+        ("brightness", views._BRIGHT, vision.adjust_brightness),
+        ("contrast", views._CONTRAST, vision.adjust_contrast),
+        ("saturation", views._SATURATION, vision.adjust_saturation),
     ],
 )
-def test_each_flip_alone(images: np.ndarray, switch: dict, expected) -> None:  # type: ignore[no-untyped-def, type-arg]
-    seen = only(**switch)(images, INDICES, 0)
-    kinds = []
-    for original, view in zip(as_planes(images), seen, strict=True):
-        kinds += [name for name, wanted in expected(original).items() if (wanted - view).abs().max() < 1e-2]
-    assert len(kinds) == len(images)
-    assert 8 < kinds.count("changed") < 32  # 40 fair coins: outside with probability 2e-5
+def test_colour_against_torchvision(
+    middling: torch.Tensor, name: str, column: int, reference: Any, draw: float
+) -> None:
+    factor = 1 + 0.4 * (2 * draw - 1)
+    expected = reference(middling.unflatten(2, (16, 16)) / 255, factor).flatten(2) * 255
+    # torchvision's luma is rounded in the fourth digit
+    torch.testing.assert_close(coloured(middling, column, draw, **{name: 0.4}), expected, rtol=0, atol=0.02)
 
 
-def test_the_grid_is_the_librarys() -> None:
-    theta = torch.randn(5, 2, 3)
-    ours = module._grid(theta, 9, 16)
-    torch.testing.assert_close(ours, F.affine_grid(theta, [5, 3, 9, 16], align_corners=False), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize(("column", "stain"), [(views._HAEM, (0.65, 0.70, 0.29)), (views._EOSIN, (0.07, 0.99, 0.11))])
+def test_a_stain_gets_stronger_and_white_stays_white(column: int, stain: tuple[float, float, float]) -> None:
+    amounts = torch.tensor([0.0, 20.0, 60.0])  # white, and two depths of this stain alone
+    colour = torch.tensor(stain) / torch.tensor(stain).norm()
+    pixels = (255 - colour[:, None] * amounts)[None]
+    seen = coloured(pixels, column, 1.0, stain=0.2)
+    torch.testing.assert_close(seen, (255 - colour[:, None] * amounts * 1.2)[None], rtol=0, atol=1e-3)
+    other = views._EOSIN if column == views._HAEM else views._HAEM
+    torch.testing.assert_close(coloured(pixels, other, 1.0, stain=0.2), pixels, rtol=0, atol=1e-3)
 
 
-def test_a_shift_moves_a_point_by_at_most_its_fraction() -> None:
-    images = np.zeros((60, 33, 33, 3), dtype=np.uint8)
-    images[:, 16, 16] = 255
-    seen = only(translation=0.2)(images, np.arange(60), 0)[:, 0]
-    weights = seen / seen.sum(dim=(1, 2), keepdim=True)
-    line = torch.arange(33.0)
-    offsets = torch.stack([(weights.sum(dim=2) * line).sum(dim=1), (weights.sum(dim=1) * line).sum(dim=1)]) - 16
-    assert offsets.abs().max() <= 0.2 * 33 + 0.01
-    assert offsets.abs().max() > 0.1 * 33
-    assert offsets.min() < 0 < offsets.max()
+# ---------------------------------------------------------------- numbers
 
 
-def test_zoom_stays_within_its_bounds() -> None:
-    images = np.zeros((60, 64, 64, 3), dtype=np.uint8)
-    images[:, 24:40, 24:40] = 255
-    area = only(scale=0.2)(images, np.arange(60), 0)[:, 0].sum(dim=(1, 2)) / 255
-    factors = (area / 256).sqrt()
-    assert 0.79 < factors.min() < 0.85
-    assert 1.15 < factors.max() < 1.21
+def splitmix(state: int) -> int:
+    """As published, in whole numbers."""
+    state = (state + 0x9E3779B97F4A7C15) % 2**64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
 
 
-def test_brightness_is_the_librarys(images: np.ndarray) -> None:
-    seen = only(brightness=0.3)(images, INDICES, 0)
-    factors = 1 + 0.3 * (2 * uniforms(0, 0, INDICES)[:, module._BRIGHT] - 1)
-    for original, view, factor in zip(as_planes(images), seen, factors, strict=True):
-        torch.testing.assert_close(view, original * factor, rtol=1e-4, atol=1e-2)
+def test_splitmix_gives_its_published_numbers() -> None:
+    golden = 0x9E3779B97F4A7C15
+    first_of_seed_0 = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    states = np.asarray([number * golden % 2**64 for number in range(4)], dtype=np.uint64)
+    assert views._mix(states).tolist() == first_of_seed_0
+    assert [splitmix(number * golden) for number in range(4)] == first_of_seed_0
 
 
-def test_saturation_and_contrast_are_the_librarys(images: np.ndarray) -> None:
-    draws = uniforms(0, 0, INDICES)
-    middle = (images // 4 + 96).astype(np.uint8)  # far from 0 and 255, where the library clips
-    planes = as_planes(middle)
-    for name, number, function in (
-        ("saturation", module._SATURATION, tv.adjust_saturation),
-        ("contrast", module._CONTRAST, tv.adjust_contrast),
+def test_uniforms_against_whole_numbers() -> None:
+    indices = np.asarray([0, 1, 12_345])
+    got = uniforms(7, 3, indices)
+    assert got.shape == (3, DRAWS)
+    for row, index in zip(got, indices.tolist(), strict=True):
+        sample = splitmix(splitmix((splitmix(7) + 3) % 2**64) ^ index)
+        expected = [splitmix((sample + 0x9E3779B97F4A7C15 * (n + 1)) % 2**64) / 2**64 for n in range(DRAWS)]
+        assert row.tolist() == expected
+
+
+def test_uniforms_are_uniform_and_independent() -> None:
+    for drawn in (
+        uniforms(0, 0, np.arange(20_000)),
+        np.concatenate([uniforms(s, 5, np.arange(200)) for s in range(100)]),
     ):
-        seen = only(**{name: 0.5})(middle, INDICES, 0)
-        for original, view, draw in zip(planes, seen, draws[:, number], strict=True):
-            wanted = function(original / 255, 1 + 0.5 * (2 * draw - 1)) * 255
-            torch.testing.assert_close(view, wanted, rtol=0, atol=0.2)  # the library's grey has rounded weights
+        assert drawn.min() >= 0
+        assert drawn.max() <= 1
+        # of 20,000: standard error of the mean 0.002, of the variance 0.0005
+        assert np.abs(drawn.mean(axis=0) - 1 / 2).max() < 0.01
+        assert np.abs(drawn.var(axis=0) - 1 / 12).max() < 0.003
+        between = np.corrcoef(drawn.T) - np.eye(DRAWS)
+        assert np.abs(between).max() < 0.035
+        following = [np.corrcoef(drawn[:-1, n], drawn[1:, n])[0, 1] for n in range(DRAWS)]
+        assert np.abs(following).max() < 0.035
+        assert len(np.unique(drawn)) == drawn.size
 
 
-def test_stain_leaves_white_alone_and_changes_colour() -> None:
-    white = np.full((20, 8, 8, 3), 255, dtype=np.uint8)
-    torch.testing.assert_close(only(stain=0.3)(white, np.arange(20), 0), as_planes(white), rtol=0, atol=0.05)
-    purple = np.broadcast_to(np.asarray([110, 60, 140], dtype=np.uint8), (20, 8, 8, 3)).copy()
-    seen = only(stain=0.3)(purple, np.arange(20), 0)
-    assert (seen - as_planes(purple)).abs().amax(dim=(1, 2, 3)).median() > 5
-
-
-def test_images_are_not_changed(images: np.ndarray) -> None:
-    before = images.copy()
-    Views(ViewSpec(), MEAN, STD)(images, INDICES, 0)
-    Views(None, MEAN, STD)(images, INDICES, 0)
-    np.testing.assert_array_equal(images, before)
+def test_epochs_and_seeds_do_not_share_numbers() -> None:
+    indices = np.arange(50)
+    drawn = [uniforms(seed, epoch, indices) for seed in range(6) for epoch in range(6)]
+    assert len(np.unique(np.stack(drawn))) == 36 * 50 * DRAWS

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from kdbench.data.dataset import Dataset, open_dataset
+from kdbench.environment import has_fast_bf16
 from kdbench.store import Store
 from kdbench.suite.plan import Plan
 from kdbench.suite.run import run
 from kdbench.types import DatasetSpec, Progress, RunRecord, RunSpec
+
+log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -60,6 +66,8 @@ def execute(
     pending = pending_runs(plan, store)
     if listener:
         listener.planned(len(pending), len(plan.runs) - len(pending))
+    if any(spec.train.precision == "bf16" for spec in pending) and not (torch.cuda.is_available() or has_fast_bf16()):
+        log.warning("this processor emulates bf16, some ten times slower than fp32; set precision: fp32")
     for spec in pending:
         if listener:
             listener.started(spec)
