@@ -176,6 +176,17 @@ def test_a_superseded_record_is_kept(tmp_path: Path) -> None:
     assert sorted(load_record(path).train_seconds for path in older.iterdir()) == [2.0, 3.0]
 
 
+def test_a_record_without_a_result_does_not_hide_one_that_has_one(tmp_path: Path) -> None:
+    store, older = Store(tmp_path), tmp_path / "records" / "superseded"
+    store.write_record(make_record(train_seconds=1.0))
+    store.write_record(make_record(status="failed", train_seconds=2.0))
+    assert [record.status for record in store.records()] == ["ok"]
+    assert [load_record(path).status for path in older.iterdir()] == ["failed"]
+    store.write_record(make_record(train_seconds=3.0))
+    assert [record.train_seconds for record in store.records()] == [3.0]
+    assert len(list(older.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

@@ -190,7 +190,7 @@ def _placed(model: nn.Module, spec: RunSpec, device: torch.device) -> nn.Module:
 
 def _without_folders(message: str) -> str:
     """A message without the folders of this machine, for a record is made to be shared: only file names stay."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/:'\",;()]+/)+", "", message)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/:'\",;()]+/)+", "", message)
 
 
 def _storable(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -282,6 +282,13 @@ def test_run_and_report(kdbench, suite_file, tmp_path):
     assert (tmp_path / "board.md").read_text() == out
 
 
+def test_a_part_of_a_suite_does_not_hide_the_rest(kdbench, suite_file, tmp_path):
+    path = suite_file(students=["resnet8_w16", "resnet20_w16"])
+    whole = kdbench("run", path, "--results", tmp_path / "mine")[1]
+    part = kdbench("run", path, "--results", tmp_path / "mine", "--only", "resnet20")[1]
+    assert part == whole == (tmp_path / "mine/leaderboard.md").read_text()
+
+
 def test_failed_run_leaves_with_1(kdbench, suite_file, tmp_path, monkeypatch):
     from kdbench.suite import run as run_module
 

@@ -174,3 +174,30 @@ def test_planning_does_not_change_what_was_asked():
     make_plan(suite, {suite.datasets[0]: DatasetSpec(name="synthetic", content="x")}, seeds=[1], only="kd")
     assert suite.model_dump_json() == before
     assert suite.name == TINY["name"]
+
+
+def test_a_suite_without_a_baseline_gets_one():
+    plan = make_plan(make_suite(methods=["kd"]))
+    assert [run.method.name for run in plan.runs if run.role == "student"] == ["ce", "kd"]
+
+
+def test_a_suite_made_in_python_gives_the_runs_of_the_same_suite_in_yaml():
+    from kdbench.config import StudentEntry, Suite, TeacherEntry
+    from kdbench.types import DatasetSpec, MethodSpec, ModelChoice
+
+    written = make_suite(methods=["ce", "kd"])
+    built = Suite(
+        name="tiny",
+        datasets=(DatasetSpec(name="synthetic", image_size=32, options={"count": 100}),),
+        teachers=(TeacherEntry(model=ModelChoice(name="resnet20_w16")),),
+        students=(StudentEntry(model=ModelChoice(name="resnet8_w16")),),
+        methods=(MethodSpec(name="ce"), MethodSpec(name="kd")),
+        train=written.train,
+    )
+    assert [run.run_id for run in make_plan(built).runs] == [run.run_id for run in make_plan(written).runs]
+
+
+def test_weights_that_are_not_there_are_a_problem_of_the_plan():
+    suite = make_suite(students=[{"model": {"name": "resnet8_w16", "pretrained": "nowhere.safetensors"}}])
+    with pytest.raises(ConfigError, match="no file at 'nowhere.safetensors'"):
+        make_plan(suite)

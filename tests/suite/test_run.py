@@ -12,12 +12,12 @@ from small import make_suite
 from kdbench.data.dataset import open_dataset
 from kdbench.data.labels import LEUKOCYTES
 from kdbench.engine.evaluate import measure, predict
-from kdbench.errors import RecordError
+from kdbench.errors import DataError, RecordError
 from kdbench.model import build, normalisation
 from kdbench.profiling.profile import profile_model
 from kdbench.store import Store
-from kdbench.suite.run import load_trained
-from kdbench.types import ModelChoice, content_id
+from kdbench.suite.run import _without_folders, load_trained
+from kdbench.types import DatasetSpec, ModelChoice, content_id
 
 
 @pytest.fixture
@@ -139,3 +139,21 @@ def test_truncated_image_is_left_out_by_name_and_the_run_goes_on(go, tmp_path):
         assert all("truncated" in entry.reason for entry in record.data.left_out)
         assert record.data.sources == {"pbc": 58}
         assert sum(sum(side.values()) for side in record.data.splits.values()) == 58
+
+
+def test_changed_images_do_not_pass_for_the_planned_ones(tmp_path):
+    planned = DatasetSpec(name="synthetic", image_size=32, options={"count": 100}, content="0123456789abcdef")
+    with pytest.raises(DataError, match="changed since this run was planned"):
+        open_dataset(planned, tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("the image cache /home/ada/.cache/kdbench/pbc/01ab cannot be used", "the image cache 01ab cannot be used"),
+        ("'/data/pbc/a.bmp': no", "'a.bmp': no"),
+        ("nan at step 3/4, see a/b and https://example.org/x", "nan at step 3/4, see a/b and https://example.org/x"),
+    ],
+)
+def test_messages_of_failures_carry_no_folders_of_this_machine(message, kept):
+    assert _without_folders(message) == kept
