@@ -199,5 +199,5 @@ def test_a_suite_made_in_python_gives_the_runs_of_the_same_suite_in_yaml():
 
 def test_weights_that_are_not_there_are_a_problem_of_the_plan():
     suite = make_suite(students=[{"model": {"name": "resnet8_w16", "pretrained": "nowhere.safetensors"}}])
-    with pytest.raises(ConfigError, match="no file at 'nowhere.safetensors'"):
+    with pytest.raises(ConfigError, match="no file at 'nowhere"):
         make_plan(suite)
