@@ -15,7 +15,7 @@ MODELS.add(
         name="resnet10t",
         architecture="resnet10t",
         kind="cnn",
-        roles=("student",),
+        roles=("student", "teacher"),
         paper=_PAPER,
         note="one block a stage behind a stem of three 3x3 convolutions; average pooling in the shortcuts",
     ),
