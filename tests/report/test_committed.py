@@ -1,0 +1,26 @@
+"""The committed leaderboards are what the committed records say, to the letter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdbench.report import collect, render
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+COMMITTED = ("bccd-small", "mixed-small")
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_leaderboard_follows_from_the_records(name: str) -> None:
+    text = (RESULTS / name / "leaderboard.md").read_text(encoding="utf-8")
+    assert render(collect(RESULTS / name), "md") == text
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_every_run_has_its_predictions_and_no_weights_or_images_are_committed(name: str) -> None:
+    runs = {path.stem for path in (RESULTS / name / "records").glob("*.json")}
+    assert runs
+    assert {path.stem for path in (RESULTS / name / "predictions").glob("*.safetensors")} == runs
+    assert not [path for path in (RESULTS / name).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".bmp")]
