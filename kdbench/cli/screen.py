@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -60,7 +61,7 @@ class Screen:
             if self._step is not None:
                 self._bars.remove_task(self._step)
             self._what = what
-            self._step = self._bars.add_task(_escape(what), total=total)
+            self._step = self._bars.add_task(escape(what), total=total)
         self._bars.update(self._step, completed=done, total=total)
 
     def planned(self, pending: int, skipped: int) -> None:
@@ -82,9 +83,5 @@ class Screen:
         else:
             outcome = record.failure.message if record.failure else ""
         self.console.print(
-            f"{_MARKS[record.status]} {_escape(record.spec.title)}: {_escape(outcome)}", highlight=False, soft_wrap=True
+            f"{_MARKS[record.status]} {escape(record.spec.title)}: {escape(outcome)}", highlight=False, soft_wrap=True
         )
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -73,7 +73,7 @@ def execute(
             listener.started(spec)
         record = run(
             spec,
-            _opener(data_of, spec.dataset),
+            partial(data_of, spec.dataset),
             store,
             profile=plan.suite.profile,
             command=command,
@@ -83,10 +83,6 @@ def execute(
             listener.finished(record)
     records = [store.read_record(spec.run_id) for spec in plan.runs]
     return [record for record in records if record is not None]
-
-
-def _opener(open_data: Callable[[DatasetSpec], Dataset], spec: DatasetSpec) -> Callable[[], Dataset]:
-    return lambda: open_data(spec)
 
 
 def _lost_its_weights(teacher: RunSpec, store: Store) -> bool:
