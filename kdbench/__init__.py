@@ -17,6 +17,8 @@ from kdbench._version import __version__
 if TYPE_CHECKING:
     from kdbench.config import Suite
     from kdbench.data.dataset import Dataset, open_dataset
+    from kdbench.data.memory import from_arrays, from_torch
+    from kdbench.engine.distill import Distilled, distill
     from kdbench.errors import KdbenchError
     from kdbench.model import build as build_model
     from kdbench.profiling.profile import profile_model
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "DatasetSpec",
+    "Distilled",
     "KdbenchError",
     "MethodSpec",
     "ModelChoice",
@@ -41,6 +44,9 @@ __all__ = [
     "__version__",
     "build_model",
     "collect",
+    "distill",
+    "from_arrays",
+    "from_torch",
     "load_suite",
     "open_dataset",
     "plan_suite",
@@ -51,11 +57,15 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "kdbench.data.dataset",
+    "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",
     "build_model": "kdbench.model:build",
     "collect": "kdbench.report",
+    "distill": "kdbench.engine.distill",
+    "from_arrays": "kdbench.data.memory",
+    "from_torch": "kdbench.data.memory",
     "load_suite": "kdbench.suite.plan",
     "open_dataset": "kdbench.data.dataset",
     "plan_suite": "kdbench.suite.api",

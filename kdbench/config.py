@@ -6,15 +6,16 @@ registries stand on a higher floor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import yaml
 from pydantic import (
     AfterValidator,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     create_model,
@@ -23,11 +24,28 @@ from pydantic import (
 )
 
 from kdbench.errors import ConfigError, KdbenchError, MissingData, UnknownName
-from kdbench.types import DatasetSpec, Frozen, MethodSpec, ModelChoice, ProfileSpec, Scalar, TrainSpec, ViewSpec
+from kdbench.types import (
+    DatasetSpec,
+    Frozen,
+    MethodSpec,
+    ModelChoice,
+    ProfileSpec,
+    Scalar,
+    SourceDeclaration,
+    TeachingSpec,
+    TrainSpec,
+    ViewSpec,
+)
+
+T = TypeVar("T")
 
 
 class Names(Protocol):
     """What a suite's names are checked against; each method raises a KdbenchError that says what to try."""
+
+    def declare(self, declaration: SourceDeclaration) -> SourceDeclaration:
+        """Make a data set known by its name. Returns: the declaration with absolute paths."""
+        ...
 
     def model(self, choice: ModelChoice) -> None: ...
     def dataset(self, spec: DatasetSpec) -> None: ...
@@ -38,10 +56,13 @@ class Names(Protocol):
 
 def _known(value: Any, info: ValidationInfo) -> Any:
     """Check one spec against the names of the validation context; a problem is reported at that spec's own line."""
-    names: Names | None = (info.context or {}).get("names")
+    context = info.context or {}
+    names: Names | None = context.get("names")
     if names is None:
         return value
     try:
+        if isinstance(value, SourceDeclaration):
+            return names.declare(value)
         if isinstance(value, ModelChoice):
             names.model(value)
         elif isinstance(value, DatasetSpec):
@@ -50,11 +71,15 @@ def _known(value: Any, info: ValidationInfo) -> Any:
             return value.model_copy(update={"options": names.method(value)})
     except ConfigError as problem:
         raise ValueError("; ".join(problem.problems)) from None
+    except UnknownName as problem:
+        if problem.name not in context.get("declared", ()):  # else its declaration is wrong, and says so itself
+            raise ValueError(str(problem)) from None
     except KdbenchError as problem:
         raise ValueError(str(problem)) from None
     return value
 
 
+KnownSource = Annotated[SourceDeclaration, AfterValidator(_known)]
 KnownModel = Annotated[ModelChoice, AfterValidator(_known)]
 KnownDataset = Annotated[DatasetSpec, AfterValidator(_known)]
 KnownMethod = Annotated[MethodSpec, AfterValidator(_known)]
@@ -98,8 +123,26 @@ class StudentEntry(_Entry):
     """A student of a suite; trained with every method, teacher and seed, and without a teacher."""
 
 
-class Suite(Frozen):
-    """A benchmark: which students are distilled from which teachers, how, on what."""
+class _Sources(Frozen):
+    """What declares data sets."""
+
+    sources: tuple[KnownSource, ...] = ()
+
+    @field_validator("sources")
+    @classmethod
+    def _declared_once(cls, sources: tuple[SourceDeclaration, ...]) -> tuple[SourceDeclaration, ...]:
+        names = [source.name for source in sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the name '{twice[0]}' stands twice; give each source its own")
+        return sources
+
+
+class Suite(_Sources):
+    """A benchmark: which students are distilled from which teachers, how, on what.
+
+    The fields are checked in their order, those of the base class first, so what `sources` declares is known when
+    `datasets` is checked, wherever both stand in the file.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -110,6 +153,7 @@ class Suite(Frozen):
     seeds: tuple[int, ...] = (0,)
     train: TrainSpec = TrainSpec()
     views: ViewSpec = ViewSpec()
+    teaching: TeachingSpec = TeachingSpec()
     profile: ProfileSpec = ProfileSpec()
 
     @field_validator("datasets", "students", "methods", mode="before")
@@ -168,6 +212,47 @@ def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
         names: checks model, data set and method names too.
     Raises: ConfigError with every problem, each with line and key.
     """
+    return _parse(text, where, "suite", lambda raw: Suite.model_validate(raw, context=_context(raw, names)))
+
+
+def read_sources(path: str) -> str:
+    """The text of a file that declares data sets. Raises: MissingData."""
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise MissingData(f"the data file {path} cannot be read: {problem}; give a data set or a YAML file") from None
+
+
+def parse_sources(text: str, where: str, names: Names | None = None) -> tuple[SourceDeclaration, ...]:
+    """Parse and check a file that declares data sets: one, or a list under ``sources:``, as in a suite.
+
+    The other keys of a suite are not looked at. Arguments and errors are those of `parse_suite`.
+    """
+
+    def check(raw: dict[str, Any]) -> tuple[SourceDeclaration, ...]:
+        context = _context(raw, names)
+        if "sources" not in raw:
+            return (_ONE_SOURCE.validate_python(raw, context=context),)
+        own = {key: value for key, value in raw.items() if key == "sources" or key not in Suite.model_fields}
+        return _Sources.model_validate(own, context=context).sources
+
+    sources = _parse(text, where, "data file", check)
+    if not sources:
+        raise ConfigError(["it declares no data set; sources: is empty"], where)
+    return sources
+
+
+_ONE_SOURCE: TypeAdapter[SourceDeclaration] = TypeAdapter(KnownSource)
+
+
+def _context(raw: dict[str, Any], names: Names | None) -> dict[str, Any]:
+    sources = raw.get("sources")
+    entries = sources if isinstance(sources, list) else []
+    return {"names": names, "declared": [entry.get("name") for entry in entries if isinstance(entry, dict)]}
+
+
+def _parse(text: str, where: str, what: str, check: Callable[[dict[str, Any]], T]) -> T:
+    """Read YAML and check it; whatever is wrong is one ConfigError."""
     lines: dict[tuple[str | int, ...], int] = {}
     problems: list[tuple[int, str]] = []
     try:
@@ -182,15 +267,15 @@ def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
     except (ValueError, RecursionError) as problem:  # a date or number that is none; a list that holds itself
         raise ConfigError([f"not valid YAML: {problem}"], where) from None
     if not isinstance(raw, dict) or root is None:
-        raise ConfigError([f"a suite is a mapping of keys, not {type(raw).__name__}"], where)
-    suite = None
+        raise ConfigError([f"a {what} is a mapping of keys, not {type(raw).__name__}"], where)
+    checked = None
     try:
-        suite = Suite.model_validate(raw, context={"names": names})
+        checked = check(raw)
     except ValidationError as invalid:
-        problems += [_describe(error["loc"], error["msg"], error["input"], lines) for error in invalid.errors()]
-    if problems or suite is None:
+        problems += [_describe(error["loc"], error["msg"], error["input"], lines, what) for error in invalid.errors()]
+    if problems or checked is None:
         raise ConfigError([text for _, text in sorted(dict.fromkeys(problems))], where)
-    return suite
+    return checked
 
 
 def _note_lines(
@@ -216,7 +301,7 @@ def _note_lines(
 
 
 def _describe(
-    where: tuple[str | int, ...], message: str, seen: object, lines: Mapping[tuple[str | int, ...], int]
+    where: tuple[str | int, ...], message: str, seen: object, lines: Mapping[tuple[str | int, ...], int], what: str
 ) -> tuple[int, str]:
     known = where
     while known and known not in lines:
@@ -231,9 +316,9 @@ def _describe(
         message = "missing"
     elif isinstance(seen, bool | int | float | str) and str(seen) not in message:
         message = f"{message[:1].lower()}{message[1:]}, not {seen!r}"
-    return line, f"line {line}: {_dotted(where)}: {message}"
+    return line, f"line {line}: {_dotted(where) or f'the {what}'}: {message}"
 
 
 def _dotted(path: tuple[str | int, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.lstrip(".") or "the suite"
+    return text.lstrip(".")

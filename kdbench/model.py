@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,10 +147,21 @@ def build(choice: ModelChoice, num_classes: int, image_size: int) -> nn.Module:
             [f"timm cannot build '{choice.name}' at {image_size} px: {_first_line(error)}; try another size or patch"]
         ) from error
     if isinstance(choice.pretrained, str):
+        if choice.weights and weights_hash(choice.pretrained) != choice.weights:
+            raise ConfigError([f"pretrained: '{choice.pretrained}' changed since the run was planned; run it again"])
         _load(model, _read_weights(Path(choice.pretrained).expanduser()), choice.pretrained)
     elif choice.pretrained and not download:
         _load_packaged(model)
     return model
+
+
+def weights_hash(path: str) -> str:
+    """SHA-256 of a weight file. Raises: ConfigError if it cannot be read."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as problem:
+        raise ConfigError([f"pretrained: '{path}' cannot be read ({problem.strerror}); give a weight file"]) from None
 
 
 def patch_size_for(image_size: int) -> int:

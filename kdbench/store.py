@@ -5,7 +5,6 @@
     DIR/items/<dataset>.csv               which images those are: id, label, group; named by a hash of the spec
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
-    DIR/teacher_views/<key>/<n>.npy       teacher logits of one pass over the view schedule
 
 Every file is written beside its place and moved there, so a reader and a killed process see all of it or none.
 """
@@ -30,7 +29,7 @@ from kdbench.errors import Locked, RecordError, SchemaMismatch
 from kdbench.types import SCHEMA_VERSION, RunRecord
 
 _TEMPORARY = ".partial-"
-_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "teacher_views")
+_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints")
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:

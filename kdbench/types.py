@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 """Of RunRecord: raised when a field changes its meaning or goes away."""
@@ -25,6 +25,7 @@ Progress = Callable[[str, int, int], None]
 Scalar = bool | int | float | str
 ModelKind = Literal["cnn", "vit"]
 Role = Literal["teacher", "student"]
+TeacherMode = Literal["cached", "live"]
 SplitName = Literal["train", "val", "test"]
 Status = Literal["ok", "failed", "diverged"]
 Fit = Literal["crop", "stretch", "pad"]
@@ -40,6 +41,11 @@ class Frozen(BaseModel):
         # over canonical JSON: fields may be mappings, which pydantic's own hash of frozen models cannot take, and
         # equal models must have equal hashes whatever the order of keys and whether a number says 2 or 2.0
         return hash(content_id(self.model_dump(mode="json")))
+
+
+def later(default: Any, **facts: Any) -> Any:
+    """A field that came after the first records: at its default it is not part of an id, so their ids still hold."""
+    return Field(default=default, json_schema_extra={"later": True}, **facts)
 
 
 # ---------------------------------------------------------------- what the registries hold
@@ -66,6 +72,7 @@ class ModelChoice(Frozen):
 
     name: str
     pretrained: bool | str = Field(default=False, description="true: the published weights; a path: that file")
+    weights: str = later("", description="SHA-256 of that file, filled in when resolved; the path is then no identity")
     patch_size: int | None = Field(default=None, ge=1, description="ViT only; None adapts it to the image size")
 
     @model_validator(mode="before")
@@ -110,6 +117,9 @@ class ViewSpec(Frozen):
     contrast: float = Field(default=0.1, ge=0, lt=1)
     saturation: float = Field(default=0.1, ge=0, lt=1)
     stain: float = Field(default=0.05, ge=0, lt=1, description="gain of each stain's optical density")
+    mixup: float = later(0.0, ge=0, description="Beta parameter of the blend of two images; 0: off")
+    cutmix: float = later(0.0, ge=0, description="Beta parameter of the share of a pasted patch; 0: off")
+    mixed_share: float = later(1.0, ge=0, le=1, description="of the images, how many are mixed at all")
 
 
 class TrainSpec(Frozen):
@@ -126,8 +136,15 @@ class TrainSpec(Frozen):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="per step; the averaged weights are kept")
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the whole gradient")
-    precision: Precision = "fp32"
-    channels_last: bool = True
+    precision: Precision | Literal["auto"] = Field(default="fp32", description="auto: the quicker of fp32 and bf16")
+    channels_last: bool | Literal["auto"] = Field(default=True, description="auto: the quicker memory format")
+    threads: Literal["all", "auto"] = later("all", description="auto: the quicker number of the usable cores")
+    compile: bool = later(False, description="torch.compile, where it works; the record says whether it did")
+    sampling: Literal["uniform", "balanced"] = later("uniform", description="balanced: every class equally often")
+    class_weights: Literal["none", "balanced"] = later("none", description="of the hard-label loss: 1 / frequency")
+    freeze: int = later(
+        0, ge=-1, description="layer groups from the stem on that stay as they are; -1: all but the head"
+    )
 
 
 class MethodSpec(Frozen):
@@ -148,6 +165,15 @@ class MethodSpec(Frozen):
         return self.name if self.ground_truth else f"{self.name} (no ground truth)"
 
 
+class TeachingSpec(Frozen):
+    """How a run gets at what its teachers say."""
+
+    outputs: TeacherMode | Literal["auto"] = Field(
+        default="auto", description="auto: cached, unless feature maps would take more room than maps_limit_bytes"
+    )
+    maps_limit_bytes: int = Field(default=2 * 2**30, ge=0, description="of one teacher's maps over all views")
+
+
 class RunSpec(Frozen):
     """One training run, whole: two equal specs give equal results. Teachers stand inside, so no file is needed to
     know what a student was taught by.
@@ -161,17 +187,18 @@ class RunSpec(Frozen):
     views: ViewSpec = ViewSpec()
     train: TrainSpec = TrainSpec()
     seed: int = Field(default=0, ge=0)
+    teaching: TeachingSpec = later(TeachingSpec())
     engine_version: int = ENGINE_VERSION
 
     @property
     def run_id(self) -> str:
         """16 hex digits over everything in the spec."""
-        return content_id(self.model_dump(mode="json"))
+        return content_id(identity(self))
 
     @property
     def cell_id(self) -> str:
         """The same without the run's own seed: the runs of one cell are repetitions of each other."""
-        return content_id(self.model_dump(mode="json", exclude={"seed"}))
+        return content_id({key: value for key, value in identity(self).items() if key != "seed"})
 
     @property
     def title(self) -> str:
@@ -187,6 +214,74 @@ class ProfileSpec(Frozen):
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     threads: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     samples: int = Field(default=50, ge=5, description="timed forward passes for each batch size and thread count")
+
+
+class SourceDeclaration(Frozen):
+    """A data set of the user's own: a folder for each class, or a table with a line for each image.
+
+    Paths may begin with ``~``; relative ones begin at the folder of the file that the declaration stands in.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    folder: str | None = Field(default=None, min_length=1, description="holds <class>/, or {train,val,test}/<class>/")
+    csv: str | None = Field(default=None, min_length=1, description="a table with a header, instead of folder")
+    image: str = Field(default="image", description="of csv: the column of the file's path")
+    label: str = Field(default="label", description="of csv: the column of the class")
+    split: str | None = Field(default=None, description="of csv: the column of the side; None: kdbench splits")
+    group: str | None = Field(default=None, description="of csv: the column of what must stay on one side: a patient")
+    delimiter: str | None = Field(default=None, description="of csv: None is a comma, in a .tsv file a tab")
+    root: str | None = Field(default=None, min_length=1, description="of csv: where its paths begin; None: its folder")
+    labels: tuple[str, ...] | dict[str, str] | None = Field(
+        default=None, description="the classes in their order, or label by folder or code; None: all there are, sorted"
+    )
+    title: str = ""
+    licence: str = ""
+    citation: str = ""
+    url: str = ""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError(f'one character such as ";" or "\\t" (in double quotes) is wanted, not {value!r}')
+        return value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _distinct_labels(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            codes, labels = [_label(key) for key in value], [_label(item) for item in value.values()]
+            checked: Any = dict(zip(codes, labels, strict=True))
+        elif isinstance(value, list | tuple):
+            codes = labels = [_label(item) for item in value]
+            checked = tuple(labels)
+        else:
+            raise ValueError("a list of labels is wanted, or a mapping from folder or code to label")
+        if twice := sorted({code for code in codes if codes.count(code) > 1}):
+            raise ValueError(f"{', '.join(map(repr, twice))} stands twice; keep one")
+        if len(set(labels)) < 2:
+            raise ValueError(f"a classifier needs at least two labels, not {len(set(labels))}")
+        return checked
+
+    @model_validator(mode="after")
+    def _folder_or_csv(self) -> SourceDeclaration:
+        if (self.folder is None) == (self.csv is None):
+            raise ValueError("either folder or csv has to say where the images are")
+        columns = ("image", "label", "split", "group", "delimiter", "root")
+        if self.folder is not None and (stray := [key for key in columns if key in self.model_fields_set]):
+            raise ValueError(f"{', '.join(stray)} goes with csv, not with folder")
+        return self
+
+
+def _label(value: Any) -> str:
+    """A label or code as written; YAML takes codes for numbers, and yes and no for truth values."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"a label is text; put {value!r} in quotes as it is written on the disk")
+    return value.strip()
 
 
 # ---------------------------------------------------------------- what came out
@@ -256,6 +351,17 @@ class Environment(Frozen):
     dirty: bool | None
 
 
+class Tuning(Frozen):
+    """How a network was run: chosen by the spec, or by a short probe on this machine."""
+
+    memory_format: Literal["channels_last", "contiguous"]
+    precision: Precision
+    threads: int = Field(ge=1)
+    compiled: bool = False
+    probe_ms: dict[str, float] = Field(default_factory=dict, description="of one step, by setting; {}: not probed")
+    note: str = Field(default="", description="why something asked for was not done")
+
+
 class LeftOut(Frozen):
     """A file, or a folder of files, of a source that is not in the data set, and why."""
 
@@ -295,7 +401,12 @@ class RunRecord(Frozen):
     started: str = Field(description="ISO 8601, UTC")
     train_seconds: float = Field(ge=0, description="of the training loop alone, over all its sittings")
     teacher_seconds: float = Field(default=0.0, ge=0, description="on teacher outputs in the last sitting; 0: replayed")
-    teacher_outputs: Literal["none", "cached"] = "none"
+    teacher_outputs: Literal["none", "cached", "live", "both"] = Field(
+        default="none",
+        description="cached: replayed from disk; live: run beside the student; both: of several teachers",
+    )
+    teacher_bytes: int = Field(default=0, ge=0, description="of the cached outputs this run reads, over all its views")
+    tuning: Tuning | None = None
     teacher_weights: tuple[str, ...] = Field(default=(), description="SHA-256 of the weights it was taught by")
     best_epoch: int | None = None
     history: tuple[EpochLog, ...] = ()
@@ -309,6 +420,25 @@ class RunRecord(Frozen):
 
 
 # ---------------------------------------------------------------- identity
+
+
+def identity(value: Any) -> Any:
+    """What of a spec goes into its id: all of it, less the later fields that are at their defaults."""
+    if isinstance(value, Frozen):
+        facts: dict[str, Any] = {}
+        for name, field in type(value).model_fields.items():
+            own = getattr(value, name)
+            extra = field.json_schema_extra
+            if not (isinstance(extra, dict) and extra.get("later") and own == field.default):
+                facts[name] = identity(own)
+        if facts.get("weights"):  # the file's content says it all; where it lies changes nothing
+            facts["pretrained"] = True
+        return facts
+    if isinstance(value, dict):
+        return {key: identity(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [identity(item) for item in value]
+    return value
 
 
 def content_id(value: Any) -> str:

@@ -25,6 +25,14 @@ def _cache_below_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture
+def own_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test declares is forgotten after it."""
+    from kdbench.data.source import SOURCES
+
+    monkeypatch.setattr(SOURCES, "_entries", {name: SOURCES.get(name) for name in SOURCES.names()})
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The real images, named by KDBENCH_DATA; without it the test skips."""

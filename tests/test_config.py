@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.config import Suite, parse_suite, read_suite, shipped_suites
+from kdbench.config import Suite, parse_sources, parse_suite, read_sources, read_suite, shipped_suites
 from kdbench.errors import ConfigError, MissingData, UnknownName
 from kdbench.suite.plan import RegistryNames, load_suite
 from kdbench.types import MethodSpec, TrainSpec
@@ -261,3 +261,105 @@ def test_a_problem_in_a_file_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_suite(str(path))
     assert str(caught.value) == f"{path}: line 4: x: unknown key"
+
+
+# ---------------------------------------------------------------- data sets of the user's own
+
+OWN = """\
+name: small
+datasets: [{name: mine, image_size: 32}]
+students: [resnet8_w16]
+sources:
+  - {name: mine, folder: images}
+"""
+
+
+@pytest.mark.usefixtures("own_sources")
+def test_what_a_suite_declares_is_known_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(OWN)
+    suite = load_suite(str(tmp_path / "suite.yaml"))
+    assert suite.datasets[0].name == "mine"
+    assert suite.sources[0].folder == str((tmp_path / "images").resolve())  # from the suite's folder, wherever we are
+    assert load_suite(str(tmp_path / "suite.yaml")) == suite  # again: the same
+    with pytest.raises(ConfigError, match=r"datasets\[0\]: dataset 'mine' has no option count"):
+        parse(OWN.replace("image_size: 32", "options: {count: 3}").replace("images", str(tmp_path / "images")))
+
+
+@pytest.mark.usefixtures("own_sources")
+def test_every_problem_of_declarations_at_once() -> None:
+    text = """\
+name: small
+datasets: [mine, other, taken, pbc, mixed]
+students: [resnet8_w16]
+sources:
+  - {name: mine, folder: a, csv: b}
+  - name: other
+    folder: a
+    lables: [a, b]
+  - {name: pbc, folder: a}
+  - {name: taken, folder: a}
+  - {name: taken, folder: b}
+  - {name: mixed, csv: t.csv, delimiter: "::"}
+  - {name: mixed, csv: t.csv}
+  - {name: labelled, folder: a, labels: [yes, no]}
+  - {name: mapped, folder: a, labels: {a: x, b: 1.5}}
+  - just words
+"""
+    expected = [
+        ("line 5: sources[0]: ", "either folder or csv"),
+        ("line 8: sources[1].lables: ", "unknown key"),
+        ("line 9: sources[2]: ", "'pbc' is a data set that comes with kdbench"),
+        ("line 11: sources[4]: ", "'taken' is declared already"),
+        ("line 12: sources[5].delimiter: ", "one character"),
+        ("line 13: sources[6]: ", "'mixed' is a union of sources"),
+        ("line 14: sources[7].labels: ", "put True in quotes"),
+        ("line 15: sources[8].labels: ", "put 1.5 in quotes"),
+        ("line 16: sources[9]: a mapping of keys is wanted", "'just words'"),
+    ]
+    found = problems(text)
+    assert len(found) == len(expected), "\n".join(found)  # no unknown data set: its declaration says what is wrong
+    for problem, (start, part) in zip(found, expected, strict=True):
+        assert problem.startswith(start)
+        assert part in problem
+
+
+@pytest.mark.usefixtures("own_sources")
+def test_a_name_that_stands_twice_is_refused() -> None:
+    twice = f"{OWN}  - {{name: mine, folder: images}}\n"
+    assert problems(twice) == ("line 4: sources: the name 'mine' stands twice; give each source its own",)
+
+
+@pytest.mark.usefixtures("own_sources")
+@pytest.mark.parametrize(
+    "text",
+    ["name: mine\nfolder: images\n", "sources:\n- name: mine\n  folder: images\n", OWN, OWN.replace("small", "../x")],
+)
+def test_a_data_file_is_a_declaration_a_list_or_a_suite(tmp_path: Path, text: str) -> None:
+    (declaration,) = parse_sources(text, "d.yaml", RegistryNames(tmp_path))
+    assert (declaration.name, declaration.folder) == ("mine", str((tmp_path / "images").resolve()))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- a\n", "a data file is a mapping of keys, not list"),
+        ("name: mine\n", "line 1: the data file: either folder or csv has to say where the images are"),
+        ("folder: x\n", "line 1: name: missing"),
+        ("name: mine\nfolder: x\nlable: y\n", "line 3: lable: unknown key"),
+        ("sources: []\n", "it declares no data set; sources: is empty"),
+        ("sources:\n- {name: a, folder: x}\nfolder: y\n", "line 3: folder: unknown key"),
+        ("name: [\n", "line 2: not valid YAML: "),
+    ],
+)
+def test_what_a_data_file_refuses(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_sources(text, "d.yaml")
+    (only,) = caught.value.problems
+    assert only.startswith(problem)
+
+
+def test_a_data_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe4\n")
+    for name in ("nowhere.yaml", "latin.yaml"):
+        with pytest.raises(MissingData, match=rf"the data file .*{name} cannot be read: .*; give a data set or a YAML"):
+            read_sources(str(tmp_path / name))

@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "_version"),
     ("types", "registry"),
     ("config", "store", "environment", "seeding", "paths"),
-    ("model", "models", "data", "method", "methods", "profiling"),
+    ("model", "models", "data", "features", "method", "methods", "profiling"),
     ("engine", "compress"),
     ("suite",),
     ("report", "pick"),
@@ -23,7 +23,7 @@ FLOORS = (
 )
 FLOOR = {unit: number for number, units in enumerate(FLOORS) for unit in units}
 # on floor 3 these pairs are one thing; nothing else there knows its neighbours
-TOGETHER = {"models": "model", "methods": "method"}
+TOGETHER = {"models": "model", "methods": "method", "features": "method"}
 ONLY_RECORDS = ("report", "pick")
 HEAVY = ("torch", "torchvision", "timm", "fvcore", "torch_pruning", "safetensors.torch")
 PICKLERS = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")

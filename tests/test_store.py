@@ -130,7 +130,7 @@ def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_record(make_record())
     kept = files(tmp_path)
-    for place in (tmp_path / "records", tmp_path / "teacher_views" / "key"):
+    for place in (tmp_path / "records", tmp_path / "checkpoints"):
         place.mkdir(parents=True, exist_ok=True)
         (place / ".partial-0123456789ab").write_bytes(b"half")
     assert store.records() == [make_record()]  # a reader does not see them either

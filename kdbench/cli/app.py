@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from kdbench._version import __version__
+from kdbench.cli.cache import cache_app
 from kdbench.cli.data import data_app
 from kdbench.cli.list import list_app
 from kdbench.cli.profile import profile
@@ -30,6 +31,7 @@ app.command()(report)
 app.command()(profile)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 
 
 def _version(wanted: bool) -> None:

@@ -1,15 +1,28 @@
-"""`kdbench data`: what a data set is and what of it is on this disk."""
+"""`kdbench data`: what a data set is, what of it is on this disk, and whether it can be used."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from kdbench.data.audit import Audit
+    from kdbench.types import DataCard
+
 data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.\n\nExample: kdbench data show mixed")
+
+NameOrFile = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A data set (`kdbench list datasets`), or a YAML file that has some.")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
+]
+ImageSize = Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")]
 
 
 @data_app.callback()
@@ -18,58 +31,141 @@ def _group() -> None:
 
 
 @data_app.command("show")
-def show(
-    name: Annotated[str, typer.Argument(help="A data set (`kdbench list datasets`).")],
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
-    ] = None,
-    image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")] = 64,
-) -> None:
+def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64) -> None:
     """Show where a data set comes from, its licence, and, if it is on this disk, its images by class and split.
 
     Example: kdbench data show mixed --data-root ~/datasets
     """
     from kdbench.cli.screen import Screen
-    from kdbench.data.dataset import labels_of, open_dataset
-    from kdbench.data.mixed import UNIONS
-    from kdbench.data.source import SOURCES
+    from kdbench.data.dataset import open_dataset
     from kdbench.errors import MissingData
     from kdbench.paths import cache_root
     from kdbench.paths import data_root as default_root
     from kdbench.types import DatasetSpec
 
-    labels_of(name)
-    out = Console(soft_wrap=True, highlight=False)
+    out = _console()
+    for one in _data_sets(name):
+        _introduce(out, one)
+        try:
+            with Screen() as screen:
+                spec = DatasetSpec(name=one, image_size=image_size)
+                card = open_dataset(spec, default_root(data_root), cache_root(), screen).card
+        except MissingData as problem:
+            out.print(f"not on this disk: {problem}", markup=False)
+            raise
+        out.print(_table(card))
+        if card.duplicates:
+            out.print(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
+        for entry in card.left_out:
+            out.print(f"left out: {entry.path} ({entry.count}): {entry.reason}", markup=False)
+        for caveat in card.caveats:
+            out.print(f"note: {caveat}", markup=False)
+
+
+@data_app.command("check")
+def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64) -> None:
+    """Decode every image of a data set and say whether it can be used, and what is odd about it.
+
+    Exit codes: 0 usable, with what was found listed as warnings; 2 not usable.
+
+    Example: kdbench data check mine.yaml
+    """
+    from kdbench.cli.screen import Screen
+    from kdbench.data.audit import audit
+    from kdbench.errors import DataError
+    from kdbench.paths import cache_root
+    from kdbench.paths import data_root as default_root
+    from kdbench.types import DatasetSpec
+
+    out = _console()
+    problems: list[DataError] = []
+    for one in _data_sets(name):
+        _introduce(out, one)
+        try:
+            with Screen() as screen:
+                spec = DatasetSpec(name=one, image_size=image_size)
+                found = audit(spec, default_root(data_root), cache_root(), screen)
+        except DataError as problem:  # the other data sets of the file are looked at all the same
+            out.print(f"verdict: {one} cannot be used")
+            problems.append(problem)
+        else:
+            _print_findings(out, found)
+    if problems:
+        raise problems[0] if len(problems) == 1 else DataError("\n".join(map(str, problems)))
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _data_sets(name_or_file: str) -> tuple[str, ...]:
+    """The name itself, or the names of what a file declares. Raises: UnknownName, MissingData, ConfigError."""
+    from kdbench.config import parse_sources, read_sources
+    from kdbench.data.dataset import dataset_names
+    from kdbench.errors import UnknownName
+    from kdbench.suite.plan import RegistryNames
+
+    path, known = Path(name_or_file), dataset_names()
+    if name_or_file in known:
+        return (name_or_file,)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        raise UnknownName("dataset", name_or_file, known)
+    sources = parse_sources(read_sources(name_or_file), name_or_file, RegistryNames(path.parent))
+    return tuple(source.name for source in sources)
+
+
+def _introduce(out: Console, name: str) -> None:
+    """Print where a data set comes from."""
+    from kdbench.data.mixed import UNIONS
+    from kdbench.data.source import SOURCES
+
     union = UNIONS.get(name) if name in UNIONS else None
     if union:
         out.print(f"[bold]{union.name}[/]: {union.title}")
     for source in [SOURCES.get(part) for part in (union.sources if union else (name,))]:
-        out.print(f"[bold]{source.name}[/]: {source.title}")
+        out.print(f"[bold]{source.name}[/]: {escape(source.title)}")
         lines = {"from": source.url, "licence": source.licence, "cite": source.citation, "layout": source.layout}
         for key, text in lines.items():
             if text:
                 out.print(f"  {key}: {text}", markup=False)
-    root = default_root(data_root)
-    try:
-        with Screen() as screen:
-            data = open_dataset(DatasetSpec(name=name, image_size=image_size), root, cache_root(), screen)
-    except MissingData as problem:
-        out.print(f"not on this disk: {problem}", markup=False)
-        raise
-    card = data.card
+
+
+def _table(card: DataCard) -> Table:
+    """Images by class and side."""
     table = Table(title=f"images ({', '.join(f'{key} {count}' for key, count in card.sources.items())})",
                   title_justify="left", header_style="bold")  # fmt: skip
     table.add_column("class")
     for side in card.splits:
         table.add_column(side, justify="right")
     for label in card.classes:
-        table.add_row(label, *(str(counts.get(label, 0)) for counts in card.splits.values()))
+        table.add_row(escape(label), *(str(counts.get(label, 0)) for counts in card.splits.values()))
     table.add_section()
     table.add_row("all", *(str(sum(counts.values())) for counts in card.splits.values()))
-    out.print(table)
-    if card.duplicates:
-        out.print(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
-    for entry in card.left_out:
-        out.print(f"left out: {entry.path} ({entry.count}): {entry.reason}", markup=False)
-    for caveat in card.caveats:
+    return table
+
+
+def _print_findings(out: Console, found: Audit) -> None:
+    from kdbench.data.audit import NAMED
+
+    card = found.card
+    out.print(_table(card))
+    if found.sizes:
+        for side, (low, middle, high) in (("width", found.sizes.width), ("height", found.sizes.height)):
+            out.print(f"{side}: {low} to {high} pixels, median {middle:g}")
+        out.print(f"modes: {', '.join(f'{mode} {count}' for mode, count in found.sizes.modes.items())}")
+    for reason, entries in found.left_out.items():
+        out.print(f"left out, {sum(entry.count for entry in entries)}: {reason}", markup=False)
+        for entry in entries[:NAMED]:
+            out.print(f"  {entry.path}" + (f" ({entry.count} files)" if entry.count != 1 else ""), markup=False)
+        if more := entries[NAMED:]:
+            out.print(f"  and {sum(entry.count for entry in more)} more")
+    for conflict in found.conflicts[:NAMED]:
+        out.print(f"label conflict: {conflict}", markup=False)
+    for caveat in (caveat for caveat in card.caveats if caveat not in found.conflicts):
         out.print(f"note: {caveat}", markup=False)
+    for warning in found.warnings:
+        out.print(f"warning: {warning}", markup=False)
+    images = sum(sum(counts.values()) for counts in card.splits.values())
+    count = len(found.warnings)
+    says = f"{count} warning{'s' if count > 1 else ''}" if count else "nothing to warn of"
+    out.print(f"verdict: {card.name} can be used: {images} images, {len(card.classes)} classes, {says}")

@@ -71,6 +71,9 @@ class Screen:
     def started(self, spec: RunSpec) -> None:
         self._what = ""
 
+    def noted(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def finished(self, record: RunRecord) -> None:
         if self._plan is not None:
             self._bars.advance(self._plan)

@@ -130,7 +130,7 @@ def _file_digests(source: Source, listing: Listing, cache: Path, progress: Progr
         except OSError as problem:
             raise DataError(f"{item.path} cannot be read ({problem.strerror}); check its permissions") from None
 
-    digests = tuple(_in_threads(digest, listing.items, f"hashing {source.name}", progress))
+    digests = tuple(in_threads(digest, listing.items, f"hashing {source.name}", progress))
     write_atomic(path, json.dumps(digests).encode())
     return digests
 
@@ -162,12 +162,12 @@ def _fill(
             return str(problem)
         return None
 
-    reasons = _in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
+    reasons = in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
     images.flush()
     return reasons
 
 
-def _in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str, progress: Progress | None) -> list[Any]:
+def in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str, progress: Progress | None) -> list[Any]:
     """Map in the order of items; PIL and hashlib let go of the interpreter lock, so threads use every core."""
     results: list[Any] = []
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
     Raises: UnknownName, MissingData, ConfigError, SplitLeak.
     """
     classes = labels_of(spec.name)
-    parts = [open_source(source, found, spec, cache, progress) for source, found in _listings(spec, root)]
+    parts = [open_source(source, found, spec, cache, progress) for source, found in listings(spec, root)]
     number = {label: index for index, label in enumerate(classes)}
 
     members: list[Member] = []
@@ -102,11 +103,14 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
         Member(member.id, member.label, member.stratum, members[first].id, member.fold)
         for member, first in zip(members, components, strict=True)
     ]
+    contents: list[Sequence[str]] = [[part.source.name, part.content] for part in parts]
+    if classes != tuple(sorted({item.label for part in parts for item in part.items})):
+        contents.append(classes)  # the numbers of the classes, where the images do not tell: weights depend on them
     resolved = spec.model_copy(
         update={
             "sources": tuple(part.source.name for part in parts) if spec.name in UNIONS else (),
             "options": {**parts[0].source.options, **spec.options} if spec.name in SOURCES else {},
-            "content": content_id([[part.source.name, part.content] for part in parts]),
+            "content": content_id(contents),
         }
     )
     if spec.content and spec.content != resolved.content:
@@ -130,7 +134,11 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
     )
 
 
-def _listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
+def listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
+    """The sources of a data set that are on this disk, with their items.
+
+    Raises: MissingData, ConfigError, SplitLeak.
+    """
     if spec.name not in UNIONS:
         if spec.sources:
             raise ConfigError([f"dataset '{spec.name}' is a single source and takes no sources"])

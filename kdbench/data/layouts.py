@@ -1,4 +1,4 @@
-"""The two ways leukocyte sets lie on a disk: a folder for each class, or numbered files with a label table."""
+"""The two ways image sets lie on a disk: a folder for each class, or numbered files with a label table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from kdbench.types import LeftOut, SplitName
 
 
 def class_folders(
-    root: Path, folder: Path, labels: Mapping[str, str], *, fold: SplitName | None = None
+    root: Path,
+    folder: Path,
+    labels: Mapping[str, str],
+    *,
+    fold: SplitName | None = None,
+    exact: bool = False,
+    outside: str = "class outside the task",
 ) -> tuple[list[Item], list[LeftOut]]:
     """Items of ``folder/<class>/<file>``.
 
     Args:
         root: the data root; ids are paths relative to it.
         labels: label by lower-case folder name; folders under other names are left out by name.
+        exact: labels are by folder name as it is written.
+        outside: why the folders under other names are left out.
+    Raises: DataError if a folder cannot be read.
     """
     items: list[Item] = []
     left_out: list[LeftOut] = []
@@ -28,25 +37,34 @@ def class_folders(
         if not entry.is_dir():
             left_out.append(LeftOut(path=place, reason="not in a class folder"))
             continue
-        files = _files_below(entry)
-        label = labels.get(entry.name.lower())
+        files = files_below(entry)
+        label = labels.get(entry.name if exact else entry.name.lower())
         if label is None:
-            left_out.append(LeftOut(path=f"{place}/", reason="class outside the task", count=len(files)))
+            left_out.append(LeftOut(path=f"{place}/", reason=outside, count=len(files)))
             continue
         for name in files:
             if is_image_name(name):
                 items.append(Item(f"{place}/{name}", label, fold=fold, path=entry / name))
             else:
-                left_out.append(LeftOut(path=f"{place}/{name}", reason="not an image file by its name"))
+                reason = "a link to a folder, not followed" if name.endswith("/") else "not an image file by its name"
+                left_out.append(LeftOut(path=f"{place}/{name}", reason=reason))
     return items, left_out
 
 
-def _files_below(folder: Path) -> list[str]:
-    """Names of all files below, relative, sorted, with forward slashes; as strings, for a folder may hold thousands."""
+def files_below(folder: Path) -> list[str]:
+    """Names of all files below, relative, sorted, with forward slashes; as strings, for a folder may hold thousands.
+
+    A link to a folder is not followed, for it may lead back up; its name ends in a slash. Raises: DataError.
+    """
+
+    def refuse(problem: OSError) -> None:
+        raise DataError(f"{problem.filename} cannot be read ({problem.strerror}); check its permissions")
+
     found: list[str] = []
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=refuse):
         inside = "" if place == str(folder) else f"{Path(place).relative_to(folder).as_posix()}/"
         found += [f"{inside}{name}" for name in names]
+        found += [f"{inside}{name}/" for name in folders if Path(place, name).is_symlink()]
     return sorted(found)
 
 
@@ -89,6 +107,6 @@ def label_table(
         else:
             items.append(Item(name, codes[code], path=image))
     place = folder.relative_to(root).as_posix()
-    unlabelled = sorted(name for name in _files_below(folder) if is_image_name(name) and name not in named)
+    unlabelled = sorted(name for name in files_below(folder) if is_image_name(name) and name not in named)
     left_out += [LeftOut(path=f"{place}/{name}", reason="not in the label table") for name in unlabelled]
     return items, left_out

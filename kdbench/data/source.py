@@ -49,16 +49,15 @@ class Listing:
 class Source(ABC):
     """A data set: where it comes from, how it lies on the disk, its labels and its licence.
 
-    A subclass sets the class attributes and `scan`, and registers an instance: ``SOURCES.add(name, MySource())``.
+    A subclass sets the attributes, `labels` and `scan`, and registers an instance: ``SOURCES.add(name, MySource())``.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    url: ClassVar[str]
-    licence: ClassVar[str]
-    citation: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]]
-    layout: ClassVar[str]
+    name: str
+    title: str
+    url: str
+    licence: str
+    citation: str
+    layout: str
     """What is expected below the data root, for people."""
     caveats: ClassVar[tuple[str, ...]] = ()
     """What every table made from it must say."""
@@ -68,6 +67,11 @@ class Source(ABC):
     """Of a generated source: raised when it would draw other pixels."""
     options: ClassVar[Mapping[str, Scalar]] = {}
     """Of a generated source: its options and their defaults."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The classes in the order of their numbers; a class attribute where they are known beforehand."""
 
     @abstractmethod
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
@@ -114,6 +118,6 @@ def read_image(path: Path) -> Image.Image:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name says it is an image (hidden files are not)."""
-    last = name.rpartition("/")[2]
-    return not last.startswith(".") and os.path.splitext(last)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a string)
+    """Whether a file's name says it is an image (hidden files are not, nor is anything in a hidden folder)."""
+    hidden = name.startswith(".") or "/." in name
+    return not hidden and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a string)

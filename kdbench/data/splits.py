@@ -1,7 +1,7 @@
 """Train, validation and test: deterministic, stratified, grouped, and the same whatever order files are listed in.
 
 A group (images whose bytes are equal, or that the source says belong together) never stands on two sides. Where the
-publisher gives a side, it is kept, and validation is cut from the given training side.
+publisher gives a side, it is kept, and what it does not give is cut from the given training side.
 """
 
 from __future__ import annotations
@@ -69,16 +69,18 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
         stratum = min(Counter(members[index].stratum for index in inside).items(), key=lambda item: (-item[1], item[0]))
         by_stratum[side[group], stratum[0]].append(group)
 
+    given_sides = {member.fold for member in members}
     chosen: dict[SplitName, list[int]] = {"train": [], "val": [], "test": []}
     rank: dict[int, float] = {}
     for (given, _), names in by_stratum.items():
         names.sort(key=lambda name: _order(spec.split_seed, name))
         total = sum(len(groups[name]) for name in names)
-        wanted: dict[SplitName, int] = {"test": 0, "val": 0}
-        if given is None:
-            wanted = {"test": round(spec.test_fraction * total), "val": round(spec.val_fraction * total)}
-        elif given == "train":
-            wanted = {"test": 0, "val": round(spec.val_fraction * total)}
+        wanted: dict[SplitName, int] = {
+            "test": round(spec.test_fraction * total),
+            "val": round(spec.val_fraction * total),
+        }
+        if given == "train":
+            wanted = {name: 0 if name in given_sides else count for name, count in wanted.items()}
         taken: Counter[SplitName] = Counter()
         for name in names:
             inside = groups[name]
@@ -107,13 +109,17 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
 def _given_sides(members: Sequence[Member]) -> Mapping[str, SplitName | None]:
     side: dict[str, SplitName | None] = {}
     first: dict[str, str] = {}
+    leaks: dict[str, str] = {}
     for member in members:
-        if side.setdefault(member.group, member.fold) != member.fold:
-            raise SplitLeak(
+        if side.setdefault(member.group, member.fold) != member.fold and member.group not in leaks:
+            leaks[member.group] = (
                 f"{first[member.group]} and {member.id} belong together, but were given to "
                 f"'{side[member.group]}' and '{member.fold}'; remove one of them"
             )
         first.setdefault(member.group, member.id)
+    if leaks:
+        more = f" ({len(leaks) - 1} more groups stand on two sides)" if len(leaks) > 1 else ""
+        raise SplitLeak(next(iter(leaks.values())) + more)
     return side
 
 

@@ -8,17 +8,23 @@ by every student. All geometry is one bilinear resampling and all colour one aff
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import betaincinv
 from torch import Tensor
 
+from kdbench.data.dataset import Dataset
 from kdbench.types import ViewSpec
 
 # each random number has its own counter, so that turning one augmentation off leaves the others as they were
 _HFLIP, _VFLIP, _TURN, _ANGLE, _ZOOM, _SHIFT_X, _SHIFT_Y, _BRIGHT, _CONTRAST, _SATURATION, _HAEM, _EOSIN = range(12)
 _DRAWS = 12
+_MIXED, _CUT, _PARTNER, _SHARE, _CENTRE_X, _CENTRE_Y = range(6)
+_MIX_DRAWS = 6
+_MIX_STREAM = np.uint64(0x6D69780000000000)  # of the seed: mixing draws its own numbers, so views stay as they were
 
 # Optical densities of haematoxylin and eosin in (R, G, B) and their residual: Ruifrok and Johnston, Anal. Quant.
 # Cytol. Histol. 23 (2001), table 1; Romanowsky stains of blood smears lie close to them.
@@ -28,7 +34,7 @@ _UNSTAIN = torch.linalg.inv(_STAINS)
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
-def uniforms(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+def uniforms(seed: int | np.uint64, epoch: int, indices: np.ndarray, draws: int = _DRAWS) -> np.ndarray:
     """Random numbers in [0, 1) of shape (B, draws) float64 for image indices (B,): SplitMix64 of the counters.
 
     Source: Steele, Lea and Flood, OOPSLA 2014. A counter-based hash gives every (seed, epoch, index, draw) its own
@@ -36,7 +42,7 @@ def uniforms(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
     """
     base = (_mix(np.uint64(seed)) + np.uint64(epoch)).reshape(1)
     per_sample = _mix(_mix(base) ^ indices.astype(np.uint64))
-    return _mix(per_sample[:, None] + _GOLDEN * np.arange(1, _DRAWS + 1, dtype=np.uint64)) / 2.0**64
+    return _mix(per_sample[:, None] + _GOLDEN * np.arange(1, draws + 1, dtype=np.uint64)) / 2.0**64
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -50,6 +56,23 @@ def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
         return state ^ (state >> np.uint64(31))
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Which images of a batch hold a part of another one, and how much of them is their own.
+
+    Attributes:
+        partners: (B,) index of the other image; an image's own where it is not mixed.
+        share: (B,) float32, the part of the image that is its own, in [0, 1].
+        boxes: (B, 4) rows and columns (top, bottom, left, right) of the pasted patch; empty where it is a blend.
+        blended: (B,) bool, whether it is a blend (mixup) rather than a patch (cutmix).
+    """
+
+    partners: np.ndarray
+    share: np.ndarray
+    boxes: np.ndarray
+    blended: np.ndarray
+
+
 class Views:
     """Turns stored images into what a network sees.
 
@@ -61,7 +84,7 @@ class Views:
     def __init__(
         self, spec: ViewSpec | None, mean: tuple[float, float, float], std: tuple[float, float, float]
     ) -> None:
-        self.spec = spec
+        self.spec, self.mean, self.std = spec, mean, std
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = 1.0 / (255.0 * torch.tensor(std))
         self._shift = -torch.tensor(mean) / torch.tensor(std)
@@ -85,6 +108,57 @@ class Views:
         offset = self._scale * offset + self._shift
         size = images.shape[1:3]
         return torch.baddbmm(offset[:, :, None], matrix, pixels).unflatten(2, size)
+
+    def same_input(self, other: Views) -> bool:
+        """Whether both make the same pixels of an image."""
+        return (self.spec, self.mean, self.std) == (other.spec, other.mean, other.std)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image may hold a part of another one."""
+        return self.spec is not None and bool(self.spec.mixup or self.spec.cutmix) and self.spec.mixed_share > 0
+
+    def mix(self, data: Dataset, indices: np.ndarray, epoch: int) -> Mix | None:
+        """How the images of indices (B,) are mixed in an epoch, a pure function like the views; None: not at all.
+
+        Mixup (Zhang et al., arXiv:1710.09412) blends two images, cutmix (Yun et al., arXiv:1905.04899) pastes a patch;
+        with both on, each image gets one of them with equal chances. Partners come from the training images.
+        """
+        spec = self.spec
+        if spec is None or not self.mixes:
+            return None
+        draws = uniforms(np.uint64(spec.seed) ^ _MIX_STREAM, view_epoch(spec, epoch), indices, _MIX_DRAWS)
+        train = data.splits["train"]
+        mixed = draws[:, _MIXED] < spec.mixed_share
+        partners = np.where(mixed, train[(draws[:, _PARTNER] * len(train)).astype(np.int64)], indices)
+        cut = draws[:, _CUT] < (0.5 if spec.mixup and spec.cutmix else float(bool(spec.cutmix)))
+        # the quantile of a Beta distribution: one uniform number is enough, where rejection would need a stream
+        alpha = np.where(cut, spec.cutmix or 1.0, spec.mixup or 1.0)
+        share = betaincinv(alpha, alpha, draws[:, _SHARE])
+        size = data.spec.image_size
+        half = 0.5 * size * np.sqrt(1 - share)
+        middle = size * draws[:, [_CENTRE_Y, _CENTRE_X]]
+        low = np.clip(np.rint(middle - half[:, None]), 0, size).astype(np.int64)
+        high = np.clip(np.rint(middle + half[:, None]), 0, size).astype(np.int64)
+        boxes = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
+        boxes[~(cut & mixed)] = 0
+        area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
+        own = np.where(cut, 1 - area / size**2, share)  # of a patch that the border cuts off, what is left of it
+        return Mix(partners, np.where(mixed, own, 1.0).astype(np.float32), boxes, mixed & ~cut)
+
+    def batch(self, data: Dataset, indices: np.ndarray, epoch: int) -> Tensor:
+        """Views (B, 3, S, S) float32 of the images of indices (B,), mixed where the spec says so."""
+        pixels = self(data.images(indices), indices, epoch)
+        mix = self.mix(data, indices, epoch)
+        if mix is None:
+            return pixels
+        others = self(data.images(mix.partners), mix.partners, epoch)
+        blend = torch.from_numpy(np.where(mix.blended, mix.share, 1.0).astype(np.float32))[:, None, None, None]
+        pixels = torch.lerp(others, pixels, blend)
+        for row, (top, bottom, left, right) in enumerate(mix.boxes):
+            if bottom > top and right > left:
+                pixels[row, :, top:bottom, left:right] = others[row, :, top:bottom, left:right]
+        return pixels
 
 
 def view_epoch(spec: ViewSpec, epoch: int) -> int:

@@ -29,7 +29,7 @@ def predict(
         logits = []
         for start in range(0, len(indices), BATCH):
             part = indices[start : start + BATCH]
-            pixels = views(data.images(part), part, epoch).to(device)
+            pixels = views.batch(data, part, epoch).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits.append(model(pixels).float().cpu().numpy())
         return np.concatenate(logits)

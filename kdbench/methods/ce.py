@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kdbench.method import METHODS, Method
+from kdbench.method import METHODS, Lesson, Method
 
 
 class CrossEntropy(Method):
@@ -13,9 +13,10 @@ class CrossEntropy(Method):
     name = "ce"
     paper = "-"
     summary = "hard labels only, no teacher: the baseline"
-    needs_teacher = False
+    family = "baseline"
+    teachers = "none"
 
-    def forward(self, student: Tensor, teacher: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         return {}
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdbench.errors import ShapeMismatch
-from kdbench.method import METHODS, Method, check_logits
+from kdbench.features import in_float32
+from kdbench.method import METHODS, FeatureOptions, Lesson, Method, check_logits
 from kdbench.types import Frozen
 
 
-def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Match softened class probabilities (arXiv:1503.02531, section 2).
 
     Args:
@@ -25,10 +22,17 @@ def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     Raises: ShapeMismatch if the shapes differ.
     """
     check_logits(student_logits, teacher_logits)
-    dtype = torch.promote_types(student_logits.dtype, torch.float32)
-    student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.to(dtype) / temperature, dim=1)
+    student = F.log_softmax(in_float32(student_logits) / temperature, dim=1)
+    teacher = F.log_softmax(in_float32(teacher_logits) / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def on_top(lesson: Lesson, options: FeatureOptions) -> dict[str, Tensor]:
+    """The logits term that a feature method may carry: {} where its weight is 0."""
+    if not options.kd_weight:
+        return {}
+    term = softened_kl(lesson.student.logits, lesson.teacher.logits, options.kd_temperature)
+    return {"kd": options.kd_weight * term}
 
 
 class KD(Method):
@@ -44,13 +48,11 @@ class KD(Method):
 
     @property
     def hard_weight(self) -> float:
-        return 1.0 - cast(KD.Options, self.options).alpha
+        return 1.0 - float(self.options.alpha)
 
-    def forward(self, student: Tensor, teacher: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
-        if teacher is None:
-            raise ShapeMismatch("logits", student.shape, ())
-        options = cast(KD.Options, self.options)
-        return {"kd": options.alpha * softened_kl(student, teacher, options.temperature)}
+    def forward(self, lesson: Lesson) -> dict[str, Tensor]:
+        term = softened_kl(lesson.student.logits, lesson.teacher.logits, self.options.temperature)
+        return {"kd": self.options.alpha * term}
 
 
 METHODS.add("kd", KD)

@@ -5,24 +5,38 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdbench.config import StudentEntry, Suite, TeacherEntry, parse_suite, read_suite
-from kdbench.data.dataset import labels_of
+from kdbench.data.dataset import dataset_names
+from kdbench.data.declared import declare
 from kdbench.data.source import SOURCES
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, UnknownName
 from kdbench.method import METHODS, resolve_options
-from kdbench.model import check_choice, resolve
-from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunSpec, Scalar
+from kdbench.model import check_choice, resolve, weights_hash
+from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunSpec, Scalar, SourceDeclaration, TeachingSpec
 
 
 class RegistryNames:
-    """Checks the names of a suite against the registries."""
+    """Checks the names of a suite against the registries.
+
+    Args:
+        base: the folder that relative paths of declared data sets begin at.
+    """
+
+    def __init__(self, base: Path = Path()) -> None:
+        self.base = base
+
+    def declare(self, declaration: SourceDeclaration) -> SourceDeclaration:
+        return declare(declaration, self.base).declaration
 
     def model(self, choice: ModelChoice) -> None:
         resolve(choice.name)
 
     def dataset(self, spec: DatasetSpec) -> None:
-        labels_of(spec.name)
+        known = dataset_names()
+        if spec.name not in known:  # whether a declared one is on this disk is asked when it is opened
+            raise UnknownName("dataset", spec.name, known)
         for source in spec.sources:
             SOURCES.get(source)
         if spec.name in SOURCES:
@@ -43,7 +57,7 @@ class Plan:
 def load_suite(name_or_path: str) -> Suite:
     """A shipped suite by name, or a file. Raises: UnknownName, MissingData, ConfigError with every problem."""
     text, where = read_suite(name_or_path)
-    return parse_suite(text, where, RegistryNames())
+    return parse_suite(text, where, RegistryNames(Path(name_or_path).parent))
 
 
 def make_plan(
@@ -65,47 +79,90 @@ def make_plan(
         pattern matches nothing.
     """
     methods = [method.model_copy(update={"options": resolve_options(method)}) for method in suite.methods]
-    if all(METHODS.get(method.name).needs_teacher for method in methods):
+    if all(method.name != "ce" for method in methods):
         methods.insert(0, MethodSpec(name="ce"))  # what distillation bought cannot be said without its baseline
     suite = suite.model_copy(update={"methods": tuple(methods)})
-    problems = [
-        f"method '{method.name}' needs a teacher, and the suite has none; add one under teachers:"
-        for method in suite.methods
-        if METHODS.get(method.name).needs_teacher and not suite.teachers
-    ]
+    problems = [_too_few_teachers(method, len(suite.teachers)) for method in suite.methods]
     for entry in (*suite.teachers, *suite.students):
-        for dataset in suite.datasets:
-            try:
-                check_choice(entry.model, dataset.image_size)
-            except ConfigError as problem:
-                problems += [f"{entry.model.name} on {dataset.name}: {text}" for text in problem.problems]
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)), suite.name)
+        problems += _model_problems(entry.model, suite.datasets)
+    if any(problems):
+        raise ConfigError(list(dict.fromkeys(filter(None, problems))), suite.name)
 
-    runs: list[RunSpec] = []
+    runs: dict[RunSpec, None] = {}
     for asked in suite.datasets:
         dataset = (resolved or {}).get(asked, asked)
         teachers = [_teacher(suite, dataset, entry) for entry in suite.teachers]
-        runs += teachers
+        for teacher in teachers:
+            _add(runs, teacher)
         for seed in suite.seeds if seeds is None else seeds:
             for student in suite.students:
-                runs += _students(suite, dataset, student, teachers, seed)
-    runs = list(dict.fromkeys(runs))
+                for run in _students(suite, dataset, student, teachers, seed):
+                    _add(runs, run)
+    # a method may bring networks of its own, as an assistant between teacher and student
+    named = {_weighed(entry.model) for entry in (*suite.teachers, *suite.students)}
+    for run in runs:
+        if run.model not in named:
+            problems += _model_problems(run.model, [run.dataset])
+    if any(problems):
+        raise ConfigError(list(dict.fromkeys(filter(None, problems))), suite.name)
     if only is not None:
         pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
-        chosen = [run for run in runs if fnmatch.fnmatchcase(run.title, pattern)]
+        chosen: dict[RunSpec, None] = {}
+        for run in runs:
+            if fnmatch.fnmatchcase(run.title, pattern):
+                _add(chosen, run)
         if not chosen:
-            raise ConfigError([f"--only '{only}' matches none of {len(runs)} runs; a title is like '{runs[-1].title}'"])
-        needed = {teacher for run in chosen for teacher in run.teachers} | set(chosen)
-        runs = [run for run in runs if run in needed]
+            titles = [run.title for run in runs]
+            raise ConfigError([f"--only '{only}' matches none of {len(titles)} runs; a title is like '{titles[-1]}'"])
+        runs = {run: None for run in runs if run in chosen}
     return Plan(suite, tuple(runs))
+
+
+def _add(runs: dict[RunSpec, None], run: RunSpec) -> None:
+    """Append a run after all that it learns from."""
+    if run in runs:
+        return
+    for teacher in run.teachers:
+        _add(runs, teacher)
+    runs[run] = None
+
+
+def _too_few_teachers(method: MethodSpec, given: int) -> str:
+    wanted = METHODS.get(method.name).suite_teachers()
+    if given >= wanted:
+        return ""
+    if wanted == 1:
+        return f"method '{method.name}' needs a teacher, and the suite has none; add one under teachers:"
+    return (
+        f"method '{method.name}' needs {wanted} teachers, and the suite has {given or 'none'}; add more under teachers:"
+    )
+
+
+def _model_problems(model: ModelChoice, datasets: Sequence[DatasetSpec]) -> list[str]:
+    """Why a model cannot be built for these images."""
+    problems: list[str] = []
+    for dataset in datasets:
+        try:
+            check_choice(model, dataset.image_size)
+        except ConfigError as problem:
+            problems += [f"{model.name} on {dataset.name}: {text}" for text in problem.problems]
+        except UnknownName as problem:
+            problems.append(str(problem))
+    return problems
+
+
+def _weighed(model: ModelChoice) -> ModelChoice:
+    """With the hash of its weight file, so that a run's id follows the content and not the path."""
+    if not isinstance(model.pretrained, str):
+        return model
+    return model.model_copy(update={"weights": weights_hash(model.pretrained)})
 
 
 def _teacher(suite: Suite, dataset: DatasetSpec, entry: TeacherEntry) -> RunSpec:
     return RunSpec(
         role="teacher",
         dataset=dataset,
-        model=entry.model,
+        model=_weighed(entry.model),
         method=MethodSpec(name="ce"),
         views=suite.views,
         train=entry.train_spec(suite.train),
@@ -117,19 +174,18 @@ def _students(
     suite: Suite, dataset: DatasetSpec, entry: StudentEntry, teachers: Sequence[RunSpec], seed: int
 ) -> list[RunSpec]:
     runs: list[RunSpec] = []
-    for method in suite.methods:
-        lessons = [(teacher,) for teacher in teachers] if METHODS.get(method.name).needs_teacher else [()]
-        for taught_by in lessons:
-            runs.append(
-                RunSpec(
-                    role="student",
-                    dataset=dataset,
-                    model=entry.model,
-                    method=method,
-                    teachers=taught_by,
-                    views=suite.views,
-                    train=entry.train_spec(suite.train),
-                    seed=seed,
-                )
-            )
+    for spec in suite.methods:
+        method = METHODS.get(spec.name)
+        untaught = RunSpec(
+            role="student",
+            dataset=dataset,
+            model=_weighed(entry.model),
+            method=spec,
+            views=suite.views,
+            train=entry.train_spec(suite.train),
+            seed=seed,
+        )
+        for taught_by in method.lessons(method.Options.model_validate(spec.options), teachers, untaught):
+            teaching = suite.teaching if taught_by else TeachingSpec()  # of no teacher, nothing is to be said
+            runs.append(untaught.model_copy(update={"teachers": taught_by, "teaching": teaching}))
     return runs

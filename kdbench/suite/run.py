@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save
@@ -14,12 +15,14 @@ from torch import nn
 
 from kdbench.data.dataset import Dataset
 from kdbench.data.views import Views
-from kdbench.engine.evaluate import measure, predict
-from kdbench.engine.teacher import TeacherLogits
+from kdbench.engine.evaluate import BATCH, measure, predict
+from kdbench.engine.taps import Watched
+from kdbench.engine.teacher import CachedTeacher, LiveTeacher, TeacherNetwork, Teaching, mode_for, passes_of
 from kdbench.engine.train import train
+from kdbench.engine.tuning import place, settle
 from kdbench.environment import collect, usable_cores
 from kdbench.errors import Diverged, RecordError
-from kdbench.method import build_method
+from kdbench.method import Method, Setting, build_method
 from kdbench.model import build, normalisation
 from kdbench.profiling.profile import profile_model
 from kdbench.seeding import derive
@@ -42,9 +45,11 @@ def run(
     spec: RunSpec,
     open_data: Callable[[], Dataset],
     store: Store,
+    cache: Path,
     *,
     profile: ProfileSpec | None = None,
     command: str = "",
+    notice: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> RunRecord:
     """Train, select on validation, read the test once, profile, and write the record last.
@@ -54,6 +59,8 @@ def run(
     Args:
         open_data: opens the data set of the spec.
         store: holds the weights of the spec's teachers; gets everything this run leaves.
+        cache: keeps what teachers say, and what was found out about this machine.
+        notice: told what a person should know beforehand, as the room teacher outputs will take.
     """
     threads, threads_before = usable_cores(), torch.get_num_threads()
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -64,7 +71,7 @@ def run(
                 "run_id": spec.run_id,
                 "cell_id": spec.cell_id,
                 "status": status,
-                "spec": spec,
+                "spec": _shareable(spec),
                 "started": started,
                 "train_seconds": 0.0,
                 "environment": collect(threads),
@@ -82,7 +89,7 @@ def run(
     torch.set_num_threads(threads)  # the sum of floats depends on how they are shared out: always the same here
     try:
         data = open_data()
-        finished = _train_and_measure(spec, data, store, profile or ProfileSpec(), record, progress)
+        finished = _train_and_measure(spec, data, store, cache, profile or ProfileSpec(), record, notice, progress)
     except Diverged as problem:
         finished = without_result("diverged", problem)
     except Exception as problem:  # whatever went wrong here must not take the other runs down
@@ -99,7 +106,7 @@ def run(
 def load_trained(spec: RunSpec, num_classes: int, store: Store) -> nn.Module:
     """The trained model of a finished run, in eval mode. Raises: RecordError if its weights are missing or damaged."""
     path = store.weights_path(spec.run_id)
-    model = build(spec.model.model_copy(update={"pretrained": False}), num_classes, spec.dataset.image_size)
+    model = _untrained(spec, num_classes)
     try:
         load_model(model, path)
     except Exception as problem:
@@ -107,51 +114,82 @@ def load_trained(spec: RunSpec, num_classes: int, store: Store) -> nn.Module:
     return model.eval()
 
 
+def _untrained(spec: RunSpec, num_classes: int) -> nn.Module:
+    """What a run deploys, before its weights are loaded: its network, with what its method adds to it."""
+    model = build(spec.model.model_copy(update={"pretrained": False}), num_classes, spec.dataset.image_size)
+    method = build_method(spec.method)
+    if type(method).deploy is Method.deploy:
+        return model
+    networks = [model, *(_untrained(teacher, num_classes) for teacher in spec.teachers)]
+    student, *teachers = (Watched(network, spec.dataset.image_size).anatomy for network in networks)
+    method.prepare(Setting(student, tuple(teachers), 1, None, spec.train.epochs, lambda: model))
+    return method.deploy(model)
+
+
 def _train_and_measure(
     spec: RunSpec,
     data: Dataset,
     store: Store,
+    cache: Path,
     profile: ProfileSpec,
     record: Callable[..., RunRecord],
+    notice: Callable[[str], None] | None,
     progress: Progress | None,
 ) -> RunRecord:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method = build_method(spec.method)
-    teachers = [_teacher(teacher, spec, data, store, device) for teacher in spec.teachers]
-    with torch.random.fork_rng(devices=[]):
-        # the same seed gives the same first weights under every method: gains are paired
-        torch.manual_seed(derive("init", spec.seed))
-        model = build(spec.model, len(data.classes), spec.dataset.image_size)
-    model = _placed(model, spec, device)
-    method.to(device)
+
+    def fresh(purpose: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            # the same seed gives the same first weights under every method: gains are paired
+            torch.manual_seed(derive(purpose, spec.seed))
+            return build(spec.model, len(data.classes), spec.dataset.image_size)
+
     norm = normalisation(spec.model)
-    eval_views = Views(None, *norm)
+    shown, eval_views = Views(spec.views, *norm), Views(None, *norm)
+    model = fresh("init")
+    tuning = settle(
+        spec.train, model, spec.dataset.image_size, name=spec.model.name, device=device, purpose="training",
+        cache=cache, batch_size=spec.train.batch_size,
+    )  # fmt: skip
+    torch.set_num_threads(tuning.threads)
+    model = place(model, tuning, device)
+    teachers = [
+        _teaching(_teacher(teacher, spec, data, store, cache, device), spec, method, shown, cache, notice, progress)
+        for teacher in spec.teachers
+    ]
     trained = train(
         spec,
         model,
         method,
         data,
-        Views(spec.views, *norm),
+        shown,
         eval_views,
         teachers=teachers,
+        tuning=tuning,
+        fresh_student=lambda: place(fresh("peer"), tuning, device),
         checkpoint=store.checkpoint_path(spec.run_id),
         progress=progress,
     )
-    precision = spec.train.precision
     read: tuple[SplitName, ...] = ("val", "test")
-    sides = {side: predict(trained.model, data, data.splits[side], eval_views, precision=precision) for side in read}
+    sides = {
+        side: predict(trained.model, data, data.splits[side], eval_views, precision=tuning.precision) for side in read
+    }
     metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
     final = trained.model.to("cpu")
     write_atomic(store.weights_path(spec.run_id), save(_storable(final)))
     store.write_items(content_id(spec.dataset.model_dump(mode="json")), data.items("test"))
     store.write_predictions(spec.run_id, sides["test"])
     cost = profile_model(final, spec.dataset.image_size, profile)
+    modes = {teacher.mode for teacher in teachers}
     return record(
         "ok",
         train_seconds=round(trained.seconds, 3),
         teacher_seconds=round(sum(teacher.seconds for teacher in teachers), 3),
-        teacher_outputs="cached" if teachers else "none",
+        teacher_outputs="none" if not modes else modes.pop() if len(modes) == 1 else "both",
+        teacher_bytes=sum(teacher.bytes for teacher in teachers),
         teacher_weights=tuple(teacher.identity for teacher in teachers),
+        tuning=trained.tuning,
         best_epoch=trained.best_epoch,
         history=trained.history,
         val_metrics=metrics["val"],
@@ -161,7 +199,9 @@ def _train_and_measure(
     )
 
 
-def _teacher(teacher: RunSpec, spec: RunSpec, data: Dataset, store: Store, device: torch.device) -> TeacherLogits:
+def _teacher(
+    teacher: RunSpec, spec: RunSpec, data: Dataset, store: Store, cache: Path, device: torch.device
+) -> TeacherNetwork:
     weights = store.weights_path(teacher.run_id)
     try:
         identity = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -170,22 +210,42 @@ def _teacher(teacher: RunSpec, spec: RunSpec, data: Dataset, store: Store, devic
         if known is not None and known.status == "diverged":
             raise RecordError(f"its teacher {teacher.title} diverged; lower that teacher's learning rate") from None
         raise RecordError(f"its teacher {teacher.title} has no weights; run the suite again") from None
-    return TeacherLogits(
-        lambda: _placed(load_trained(teacher, len(data.classes), store), teacher, device),
+    model = load_trained(teacher, len(data.classes), store)
+    tuning = settle(
+        teacher.train, model, teacher.dataset.image_size, name=teacher.model.name, device=device, purpose="inference",
+        cache=cache, batch_size=BATCH,
+    )  # fmt: skip
+    return TeacherNetwork(
+        place(model, tuning, device),
         identity,
         data,
         Views(spec.views, *normalisation(teacher.model)),
-        store.root / "teacher_views",
-        teacher.train.precision,
+        precision=tuning.precision,
+        title=teacher.model.name,
     )
 
 
-def _placed(model: nn.Module, spec: RunSpec, device: torch.device) -> nn.Module:
-    # depthwise and dense convolutions run up to twice as fast in channels_last; a ViT has only one, at its stem
-    channels_last = spec.train.channels_last and any(
-        isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules()
-    )
-    return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def _teaching(
+    network: TeacherNetwork,
+    spec: RunSpec,
+    method: Method,
+    shown: Views,
+    cache: Path,
+    notice: Callable[[str], None] | None,
+    progress: Progress | None,
+) -> Teaching:
+    if mode_for(spec.teaching, network, method.reads_of_teachers(), spec.train.epochs) == "live":
+        return LiveTeacher(network, method.reads_of_teachers(), shown)
+    passes = passes_of(spec.views, spec.train.epochs)
+    return CachedTeacher(network, method.reads_of_teachers(), cache, passes=passes, notice=notice, progress=progress)
+
+
+def _shareable(spec: RunSpec) -> RunSpec:
+    """A spec as a record shows it: of a weight file its name and content, not the folder; its id is the same."""
+    changes: dict[str, object] = {"teachers": tuple(_shareable(teacher) for teacher in spec.teachers)}
+    if isinstance(spec.model.pretrained, str) and spec.model.weights:
+        changes["model"] = spec.model.model_copy(update={"pretrained": Path(spec.model.pretrained).name})
+    return spec.model_copy(update=changes)
 
 
 def _without_folders(message: str) -> str:

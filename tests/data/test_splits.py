@@ -153,15 +153,27 @@ def test_given_validation_is_kept_too() -> None:
     folds = ["train"] * 50 + ["val"] * 7 + ["test"] * 9
     members = [Member(str(n), "a", "a", str(n), fold) for n, fold in enumerate(folds)]
     chosen = ids(members, split(members, spec(val_fraction=0.1)))
-    assert chosen["test"] == {m.id for m in members if m.fold == "test"}
-    assert chosen["val"] >= {m.id for m in members if m.fold == "val"}
+    assert chosen == {side: {m.id for m in members if m.fold == side} for side in SIDES}
+
+
+@pytest.mark.parametrize("given", [("train",), ("train", "val"), ("train", "test")])
+def test_a_side_that_is_not_given_is_cut_from_the_given_training_side(given: tuple[Any, ...]) -> None:
+    members = [Member(f"{fold}{n}", "a", "a", f"{fold}{n}", fold) for fold in given for n in range(100)]
+    chosen = ids(members, split(members, spec(val_fraction=0.1, test_fraction=0.2)))
+    for side, cut in (("val", 10), ("test", 20)):
+        assert len(chosen[side]) == (100 if side in given else cut)
+        assert all(name.startswith(side if side in given else "train") for name in chosen[side])
+    assert set().union(*chosen.values()) == {m.id for m in members}
 
 
 @pytest.mark.parametrize("other", ["test", None])
 def test_a_group_on_two_given_sides_is_a_leak(other: str | None) -> None:
     members = [Member(str(n), "a", "a", str(n), "train" if n % 2 else "test") for n in range(40)]
     members += [Member("one", "a", "a", "twins", "train"), Member("two", "a", "a", "twins", other)]
-    with pytest.raises(SplitLeak, match=f"one and two belong together, but were given to 'train' and '{other}'"):
+    with pytest.raises(SplitLeak, match=f"one and two belong .* given to 'train' and '{other}'; [^(]+$"):
+        split(members, spec())
+    members += [Member(f"{name}{side}", "a", "a", name, side) for name in "xy" for side in ("train", "test", "val")]
+    with pytest.raises(SplitLeak, match=r"one and two .*; remove one of them \(2 more groups stand on two sides\)"):
         split(members, spec())
 
 
@@ -171,7 +183,6 @@ def test_a_group_on_two_given_sides_is_a_leak(other: str | None) -> None:
         ([Member("0", "a", "a", "0")], "val"),
         ([Member(str(n), "a", "a", str(n)) for n in range(4)], "val"),
         ([Member(str(n), "a", "a", "one group") for n in range(100)], "val"),
-        ([Member(str(n), "a", "a", str(n), "train") for n in range(100)], "test"),
         ([Member(str(n), "a", "a", str(n), "test") for n in range(100)], "train"),
     ],
 )

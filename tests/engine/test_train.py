@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trials import BATCH, curve, go, make_model, make_noisy_model, make_spec, same_weights, teach, weights
+from trials import BATCH, curve, go, make_model, make_noisy_model, make_spec, same_weights, weights
+from trials import Scripted as Teacher
 
 from kdbench.data.views import Views
 from kdbench.engine import train as engine
@@ -28,15 +29,15 @@ SOFT = {"name": "kd", "ground_truth": False}
 class Scripted(Method):
     """Gives the terms a function makes of (call, student logits)."""
 
-    name, paper, summary, needs_teacher = "scripted", "-", "for tests", False
+    name, paper, summary, teachers = "scripted", "-", "for tests", "none"
 
     def __init__(self, term):
         super().__init__(MethodSpec(name="scripted"))
         self.term, self.calls = term, 0
 
-    def forward(self, student, teacher, targets):
+    def forward(self, lesson):
         self.calls += 1
-        return {"term": self.term(self.calls, student)}
+        return {"term": self.term(self.calls, lesson.student.logits)}
 
 
 class Weighted(Method):
@@ -48,8 +49,8 @@ class Weighted(Method):
         super().__init__(MethodSpec(name="weighted"))
         self.scale = nn.Parameter(torch.ones(5))
 
-    def forward(self, student, teacher, targets):
-        return {"term": F.mse_loss(student * self.scale, teacher)}
+    def forward(self, lesson):
+        return {"term": F.mse_loss(lesson.student.logits * self.scale, lesson.teacher.logits)}
 
 
 @pytest.fixture
@@ -317,7 +318,7 @@ def test_far_too_high_a_learning_rate_diverges(tiny_data):
 @pytest.mark.parametrize(("method", "count"), [("ce", 1), (KD, 0), (KD, 2)], ids=str)
 def test_wrong_number_of_teachers(tiny_data, method, count):
     with pytest.raises(TrainError, match=f"{count} given"):
-        go(tiny_data, make_spec(tiny_data, method), make_model(), teachers=[teach(tiny_data)] * count)
+        go(tiny_data, make_spec(tiny_data, method), make_model(), teachers=[Teacher(tiny_data)] * count)
 
 
 # ---------------------------------------------------------------- selection
@@ -398,7 +399,7 @@ def test_steps_equal_a_literal_loop(tiny_data, losses, method, optimizer):
     train, expected = tiny_data.splits["train"], []
     for epoch in range(2):
         order = np.random.default_rng(derive("order", 3, epoch)).permutation(70)
-        taught = torch.from_numpy(teach(tiny_data)(epoch))
+        taught = torch.from_numpy(Teacher(tiny_data).rows(epoch))
         twin.train()
         for step in range(3):
             for group in opt.param_groups:
@@ -445,7 +446,7 @@ def test_without_ground_truth_the_labels_change_nothing(tiny_data, method, matte
     train = tiny_data.splits["train"]
     labels[train] = (labels[train] + 1) % 5
     other = dataclasses.replace(tiny_data, labels=labels)
-    spec, teacher = make_spec(tiny_data, method, epochs=2, label_smoothing=0.1), teach(tiny_data)
+    spec, teacher = make_spec(tiny_data, method, epochs=2, label_smoothing=0.1), Teacher(tiny_data)
     right = go(tiny_data, spec, make_model(), teachers=[teacher])
     wrong = go(other, spec, make_model(), teachers=[teacher])
     assert same_weights(right.model, wrong.model) is not matters

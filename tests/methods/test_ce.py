@@ -1,7 +1,7 @@
 """The baseline: nothing but hard labels."""
 
 import pytest
-import torch
+from lessons import make
 
 from kdbench.errors import ConfigError
 from kdbench.method import build_method, resolve_options
@@ -10,9 +10,9 @@ from kdbench.types import MethodSpec
 
 def test_adds_no_term_and_leaves_the_hard_labels_at_full_weight():
     method = build_method(MethodSpec(name="ce"))
-    assert method(torch.randn(4, 5), None, torch.arange(4)) == {}
+    assert method(make(teachers=0)[1]) == {}
     assert method.hard_weight == 1.0
-    assert not method.needs_teacher
+    assert method.teachers == "none"
     assert not list(method.parameters())
 
 

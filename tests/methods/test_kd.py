@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from lessons import lesson_of, make
 
 from kdbench.errors import ConfigError, ShapeMismatch
 from kdbench.method import build_method
@@ -49,7 +50,7 @@ def test_the_direction_is_teacher_to_student():
 def test_term_and_hard_weight_share_alpha(alpha):
     method = build_method(MethodSpec(name="kd", options={"alpha": alpha, "temperature": 3.0}))
     student, teacher = logits()
-    terms = method(student, teacher, torch.zeros(8, dtype=torch.int64))
+    terms = method(lesson_of(student, teacher))
     assert set(terms) == {"kd"}
     assert terms["kd"].item() == pytest.approx(alpha * literal(student, teacher, 3.0), rel=1e-4)
     assert method.hard_weight == pytest.approx(1 - alpha)
@@ -69,7 +70,7 @@ def test_equals_torchdistill(temperature, alpha):
     peer = peers.KDLoss("s", "output", "t", "output", temperature=temperature, alpha=1 - alpha)
     expected = peer({"s": {"output": student}}, {"t": {"output": teacher}}, targets)
     method = build_method(MethodSpec(name="kd", options={"temperature": temperature, "alpha": alpha}))
-    ours = method(student, teacher, targets)["kd"] + method.hard_weight * F.cross_entropy(student, targets)
+    ours = method(lesson_of(student, teacher, targets))["kd"] + method.hard_weight * F.cross_entropy(student, targets)
     assert ours.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -117,7 +118,7 @@ def test_gradcheck():
 def test_no_gradient_reaches_a_teacher_given_without_one():
     student, teacher = logits()
     student.requires_grad_()
-    build_method(MethodSpec(name="kd"))(student, teacher, torch.zeros(8, dtype=torch.int64))["kd"].backward()
+    build_method(MethodSpec(name="kd"))(lesson_of(student, teacher))["kd"].backward()
     assert student.grad is not None
     assert teacher.grad is None
     assert not teacher.requires_grad
@@ -133,7 +134,7 @@ def test_other_shapes_are_refused(shape):
 
 def test_a_missing_teacher_is_refused():
     with pytest.raises(ShapeMismatch):
-        build_method(MethodSpec(name="kd"))(torch.zeros(2, 5), None, torch.zeros(2, dtype=torch.int64))
+        build_method(MethodSpec(name="kd"))(make(teachers=0)[1])
 
 
 def test_every_wrong_option_is_named():

@@ -201,3 +201,12 @@ def test_weights_that_are_not_there_are_a_problem_of_the_plan():
     suite = make_suite(students=[{"model": {"name": "resnet8_w16", "pretrained": "nowhere.safetensors"}}])
     with pytest.raises(ConfigError, match="no file at 'nowhere"):
         make_plan(suite)
+
+
+@pytest.mark.usefixtures("own_sources")
+def test_a_declared_data_set_is_planned_by_its_name(tmp_path):
+    source = {"name": "mine", "folder": str(tmp_path / "images")}
+    suite = make_suite(datasets=["mine"], sources=[source])
+    runs = make_plan(suite).runs
+    assert titles(make_plan(suite))[0] == "mine/resnet20_w16/ce/seed0"
+    assert not any(str(tmp_path) in run.model_dump_json() for run in runs)

@@ -22,7 +22,9 @@ from kdbench.types import DatasetSpec, ModelChoice, content_id
 
 @pytest.fixture
 def finished(go, tmp_path):
-    return go(make_suite(train={"epochs": 2, "batch_size": 16})), Store(tmp_path / "results")
+    # a cache of its own: what a teacher said in another test would be replayed
+    records = go(make_suite(train={"epochs": 2, "batch_size": 16}), cache=tmp_path / "cache")
+    return records, Store(tmp_path / "results")
 
 
 def test_record_has_what_tables_are_made_of(finished):

@@ -25,6 +25,7 @@ class Listener(Protocol):
     def planned(self, pending: int, skipped: int) -> None: ...
     def started(self, spec: RunSpec) -> None: ...
     def finished(self, record: RunRecord) -> None: ...
+    def noted(self, text: str) -> None: ...
 
 
 def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
@@ -34,11 +35,11 @@ def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
     whose record is there, but whose weights are not, as in a fresh copy of published results, is trained again if a
     student needs it.
     """
-    done = {spec: _is_done(spec, store) for spec in plan.runs}
-    pending = [spec for spec in plan.runs if not done[spec]]
-    teachers = {teacher for spec in pending for teacher in spec.teachers}
-    needed = {teacher for teacher in teachers if _lost_its_weights(teacher, store)}
-    return [spec for spec in plan.runs if not done[spec] or spec in needed]
+    pending = {spec for spec in plan.runs if not _is_done(spec, store)}
+    for spec in reversed(plan.runs):  # students come after their teachers: backwards, a whole chain is found
+        if spec in pending:
+            pending |= {teacher for teacher in spec.teachers if _lost_its_weights(teacher, store)}
+    return [spec for spec in plan.runs if spec in pending]
 
 
 def execute(
@@ -75,8 +76,10 @@ def execute(
             spec,
             partial(data_of, spec.dataset),
             store,
+            cache,
             profile=plan.suite.profile,
             command=command,
+            notice=listener.noted if listener else None,
             progress=progress,
         )
         if listener:
