@@ -49,8 +49,8 @@ def test_timm_models_of_one_size_are_built_for_the_asked_one(name):
         ("resnet26", "timm/resnet26"),  # timm's own name without the prefix
         ("timm/resnet27", "timm/resnet26"),
         ("convnext_ato", "timm/convnext_atto"),
-        ("zzzz", "known: deit_small"),
-        ("timm/zzzz", "known: deit_small"),
+        ("zzzz", "known: deit_micro_distilled, deit_small"),
+        ("timm/zzzz", "known: deit_micro_distilled, deit_small"),
         ("timm/../resnet18", "unknown model"),
     ],
 )

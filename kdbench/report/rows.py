@@ -141,6 +141,20 @@ class Row:
         return _std(self._macro_f1s())
 
     @property
+    def worst_recall(self) -> float | None:
+        """Mean over the seeds of the lowest recall of a class, a fraction: what accuracy hides where classes are rare."""
+        return _mean(
+            min(record.test_metrics.recall.values())
+            for record in self.records
+            if record.test_metrics is not None and record.test_metrics.recall and _accuracy(record) is not None
+        )
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Mean over the seeds of the time in the training loop, without teacher outputs that were computed ahead."""
+        return _mean(record.train_seconds for record in self.records if _accuracy(record) is not None)
+
+    @property
     def gains(self) -> dict[int, float]:
         """Accuracy minus the baseline's at the same seed, by seed, fractions; only seeds that both have."""
         alone = _by_seed(self.baseline)

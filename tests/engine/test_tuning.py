@@ -158,8 +158,8 @@ def test_compiling_is_passed_on_for_training_alone(machine, network, tmp_path):
     assert not settled(network).compiled
     assert not settled(network, purpose="inference", compile=True).compiled
     # not a part of what a probe finds, so both share one
-    assert settled(network, compile=True, cache=tmp_path, **AUTO).compiled
-    assert not settled(network, cache=tmp_path, **AUTO).compiled
+    for asked in (True, False, True):
+        assert settled(network, compile=asked, cache=tmp_path, **AUTO).compiled is asked
     assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
@@ -230,6 +230,7 @@ def test_a_training_step_goes_backward(machine, network):
         ({"channels_last bf16 2 threads": 0.50, "channels_last fp32 2 threads": 0.51}, "channels_last fp32 2 threads"),
         ({"channels_last bf16 2 threads": 0.50, "channels_last fp32 2 threads": 0.55}, "channels_last bf16 2 threads"),
         ({"contiguous bf16 2 threads": 0.50, "channels_last fp32 2 threads": 0.50}, "channels_last fp32 2 threads"),
+        ({"channels_last fp32 1 thread": 0.50, "contiguous bf16 2 threads": 0.50}, "contiguous bf16 2 threads"),
     ],
 )
 def test_the_quickest_wins_if_it_is_worth_it(machine, network, cost, expected):
@@ -468,9 +469,23 @@ def test_place_gives_the_memory_format(memory_format, expected, before):
 EXAMPLE = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+class Wrapped:
+    """What torch.compile gives asks the network for its length when it is asked for its truth value."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, images):
+        return self.model(images)
+
+    def __len__(self):
+        raise TypeError("the network has no length")
+
+
 def test_a_compiled_form_is_tried_in_training_and_leaves_no_trace(machine, used, monkeypatch):
     given = []
-    monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or model)
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: given.append(settings) or Wrapped(model))
+    used.eval()
     before, state = observed(used), weights(used)
     run, note = compiled(used, EXAMPLE)
     assert note == ""
