@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from kdbench.method import Method
 
 list_app = typer.Typer(no_args_is_help=True, help="List what there is.\n\nExample: kdbench list models")
 
@@ -19,8 +23,9 @@ def _show(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     for row in rows:
         table.add_row(*row)
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)  # into a file or a pipe: one line for each entry
+    if not console.is_terminal:  # into a file or a pipe: one line for each entry, however long
+        endless = Console(width=10_000)
+        console = Console(width=endless.measure(table).maximum)
     console.print(table)
 
 
@@ -38,17 +43,37 @@ def models() -> None:
 
 @list_app.command("methods")
 def methods() -> None:
-    """Distillation methods with their options and defaults.
+    """Distillation methods by family: what each one needs and does, its options and their defaults.
 
     Example: kdbench list methods
     """
-    from kdbench.method import METHODS
+    from kdbench.method import METHODS, Family
 
+    order = get_args(Family)
     rows = []
-    for method in METHODS:
-        options = ", ".join(f"{name}={field.default}" for name, field in method.Options.model_fields.items())
-        rows.append((method.name, method.summary, options or "-", method.paper))
-    _show("methods", ("name", "what it does", "options", "paper"), rows)
+    for method in sorted(METHODS, key=lambda method: (order.index(method.family), method.name)):
+        options = ", ".join(f"{name}={_short(field.default)}" for name, field in method.Options.model_fields.items())
+        rows.append((method.name, method.family, method_needs(method), method.summary, options or "-", method.paper))
+    _show("methods", ("name", "family", "needs", "what it does", "options", "paper"), rows)
+
+
+def method_needs(method: type[Method]) -> str:
+    """What a run of a method has to have: the outputs it reads, labels where they cannot be left out, teachers."""
+    reads = ", ".join(method.needs)
+    if method.teacher_needs is not None:
+        reads += f" (teacher: {', '.join(method.teacher_needs)})"
+    labels = ""
+    if method.uses_labels or method.teachers == "none":  # without a teacher nothing else is there to learn from
+        labels = "labels"
+    elif not method.trains_classifier:
+        labels = "labels or kd_weight"
+    teachers = {"none": "none", "one": "one", "many": "2+"}[method.teachers]
+    return "; ".join(filter(None, (reads, labels, f"teachers: {teachers}")))
+
+
+def _short(default: Any) -> Any:
+    """A default as tables show it: of a fraction such as 20 / 240 three digits."""
+    return float(f"{default:.3g}") if isinstance(default, float) else default
 
 
 @list_app.command("datasets")

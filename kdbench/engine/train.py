@@ -94,7 +94,8 @@ def train(
         note = "not compiled: the method looks inside the network"
         if not set(method.needs) - {"logits"}:
             call, note = compiled(model, views.batch(data, indices[:batch_size], 0).to(device), precision)
-        tuning = tuning.model_copy(update={"compiled": not note, "note": note})
+        notes = "; ".join(filter(None, (tuning.note, note)))
+        tuning = tuning.model_copy(update={"compiled": not note, "note": notes})
     watched = Watched(model, data.spec.image_size, method.needs, taps, call)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive("method", spec.seed))

@@ -67,9 +67,9 @@ class Embedding(nn.Module):
         return F.normalize(self.layers(alike))
 
 
-def regressor(student: int, teacher: int) -> nn.Sequential:
-    """From the student's channels to the teacher's, by way of twice as many as the teacher's."""
-    middle = 2 * teacher
+def regressor(student: int, teacher: int, expansion: float) -> nn.Sequential:
+    """From the student's channels to the teacher's, by way of `expansion` times as many as the teacher's."""
+    middle = max(1, round(expansion * teacher))
     return nn.Sequential(
         nn.Conv2d(student, middle, 1, bias=False),
         SteadyNorm(middle),
@@ -100,6 +100,9 @@ class SemanticCalibration(Method):
     class Options(FeatureOptions):
         weight: float = Field(default=400.0, ge=0, description="of the mean over the student's stages")
         anchors: int = Field(default=64, ge=1, description="the images of a batch that each one is compared with")
+        expansion: float = Field(
+            default=2.0, gt=0, description="width of the regressors by the teacher's channels; they cost its square"
+        )
 
     queries: nn.ModuleList
     keys: nn.ModuleList
@@ -110,7 +113,10 @@ class SemanticCalibration(Method):
         self.queries = nn.ModuleList(Embedding(self.options.anchors) for _ in student)
         self.keys = nn.ModuleList(Embedding(self.options.anchors) for _ in teacher)
         # by pair, the teacher's stage counting faster
-        self.regressors = nn.ModuleList(regressor(ours[0], theirs[0]) for ours in student for theirs in teacher)
+        expansion = self.options.expansion
+        self.regressors = nn.ModuleList(
+            regressor(ours[0], theirs[0], expansion) for ours in student for theirs in teacher
+        )
 
     def forward(self, lesson: Lesson) -> dict[str, Tensor]:
         ours = [in_float32(stage) for stage in lesson.student.stages]

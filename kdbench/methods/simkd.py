@@ -109,7 +109,7 @@ class SimKD(Method):
     def prepare(self, setting: Setting) -> None:
         student, teacher = setting.student, setting.teacher
         if teacher.head is None:
-            raise TrainError("simkd reuses the teacher's classifier, which is not a linear layer here; try srrl or kd")
+            raise TrainError("simkd reuses the teacher's classifier, which is not a linear layer here; try kd")
         if not student.stages:
             raise TrainError("simkd reads the student's last map, and the student has none; try kd")
         self.anatomy = student

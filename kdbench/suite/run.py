@@ -150,8 +150,9 @@ def _train_and_measure(
     model = fresh("init")
     tuning = settle(
         spec.train, model, spec.dataset.image_size, name=spec.model.name, device=device, purpose="training",
-        cache=cache, batch_size=spec.train.batch_size,
+        cache=cache, batch_size=min(spec.train.batch_size, len(data.splits["train"])),
     )  # fmt: skip
+    tuning = tuning.model_copy(update={"note": _without_folders(tuning.note)})
     torch.set_num_threads(tuning.threads)
     model = place(model, tuning, device)
     teachers = [
