@@ -139,6 +139,7 @@ class TrainSpec(Frozen):
     precision: Precision | Literal["auto"] = Field(default="fp32", description="auto: the quicker of fp32 and bf16")
     channels_last: bool | Literal["auto"] = Field(default=True, description="auto: the quicker memory format")
     threads: Literal["all", "auto"] = later("all", description="auto: the quicker number of the usable cores")
+    attention: Literal["fused", "auto"] = later("fused", description="auto: torch's fused one, or plain where quicker")
     compile: bool = later(False, description="torch.compile, where it works; the record says whether it did")
     sampling: Literal["uniform", "balanced"] = later("uniform", description="balanced: every class equally often")
     class_weights: Literal["none", "balanced"] = later("none", description="of the hard-label loss: 1 / frequency")
@@ -357,6 +358,7 @@ class Tuning(Frozen):
     memory_format: Literal["channels_last", "contiguous"]
     precision: Precision
     threads: int = Field(ge=1)
+    attention: Literal["fused", "plain"] = Field(default="fused", description="plain: matrix products and a softmax")
     compiled: bool = False
     probe_ms: dict[str, float] = Field(default_factory=dict, description="of one step, by setting; {}: not probed")
     note: str = Field(default="", description="why something asked for was not done")

@@ -69,8 +69,9 @@ class Watched:
         with self._listening(self.needs, len(pixels)):
             said = self._call(pixels)
             pooled, stages = self._kept.get("pooled"), self._stages()
-        # a DeiT in training speaks twice: its class token is what the labels teach
-        logits, token = said if isinstance(said, tuple | list) else (said, None)
+        # a DeiT in training speaks twice, its class token, which the labels teach, first; others may have more to say
+        logits, *more = said if isinstance(said, tuple | list) else (said,)
+        token = more[0] if more and "token" in self.needs else None
         # flat: a classifier may be a 1x1 convolution
         return Outputs(logits, pooled.flatten(1) if pooled is not None else None, stages, token)
 
@@ -203,8 +204,8 @@ def _found_stages(model: nn.Module, image_size: int) -> tuple[str, ...]:
             chosen.append(name)
     if not chosen:
         return ()
-    depth_of = chosen[-1].count(".")
-    last = [name for name in by_size[largest[chosen[-1]]] if name.count(".") <= depth_of][-1]
+    nesting = chosen[-1].count(".")
+    last = [name for name in by_size[largest[chosen[-1]]] if name.count(".") <= nesting][-1]
     if len(chosen) > 1:
         return (*chosen[-STAGES:-1], last)
     # one size throughout: the shallowest level of nesting that has enough blocks

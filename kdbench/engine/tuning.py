@@ -42,6 +42,7 @@ WORTH_CHANGING = 0.03
 
 Purpose = Literal["training", "inference"]
 MemoryFormat = Literal["channels_last", "contiguous"]
+Attention = Literal["fused", "plain"]
 
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 _clock = time.perf_counter  # seconds
@@ -52,9 +53,11 @@ class _Setting:
     memory_format: MemoryFormat
     precision: Precision
     threads: int
+    attention: Attention = "fused"
 
     def __str__(self) -> str:
-        return f"{self.memory_format} {self.precision} {self.threads} thread{'s' if self.threads > 1 else ''}"
+        plain = " plain attention" if self.attention == "plain" else ""
+        return f"{self.memory_format} {self.precision} {self.threads} thread{'s' if self.threads > 1 else ''}{plain}"
 
 
 def settle(
@@ -112,7 +115,10 @@ def settle(
 
 
 def place(model: nn.Module, tuning: Tuning, device: torch.device) -> nn.Module:
-    """The model itself, moved to the device and into the memory format it was settled to run in."""
+    """The model itself, moved to the device and into the memory format and attention it was settled to run in."""
+    if tuning.attention == "plain":
+        for module in _attentions(model):
+            module.fused_attn = False
     return model.to(device).to(memory_format=_FORMATS[tuning.memory_format])
 
 
@@ -155,13 +161,22 @@ def _settings(train: TrainSpec, model: nn.Module, device: torch.device) -> list[
     # on a GPU the host's threads have no part in a step
     one_too = train.threads == "auto" and cores > 1 and device.type != "cuda"
     threads = (cores, 1) if one_too else (cores,)
+    # on processors the backward pass of the fused form can take three times as long as that of the plain one
+    attentions: tuple[Attention, ...] = (
+        ("fused", "plain") if train.attention == "auto" and _attentions(model) else ("fused",)
+    )
 
     def unlike_plain(setting: _Setting) -> int:
-        return (setting.memory_format != "contiguous") + (setting.precision != "fp32") + (setting.threads != cores)
+        return (
+            (setting.memory_format != "contiguous")
+            + (setting.precision != "fp32")
+            + (setting.threads != cores)
+            + (setting.attention != "fused")
+        )
 
     every = [
-        _Setting(memory_format, precision, count)
-        for precision, count, memory_format in itertools.product(precisions, threads, formats)
+        _Setting(memory_format, precision, count, attention)
+        for precision, count, memory_format, attention in itertools.product(precisions, threads, formats, attentions)
     ]
     return sorted(every, key=unlike_plain)  # stable: of two equally plain ones the one in fp32 comes first
 
@@ -169,6 +184,11 @@ def _settings(train: TrainSpec, model: nn.Module, device: torch.device) -> list[
 def _gains_by_channels_last(model: nn.Module) -> bool:
     # depthwise and dense convolutions run up to twice as fast in channels_last; a ViT has only one, at its stem
     return any(isinstance(module, nn.Conv2d) and module.kernel_size != module.stride for module in model.modules())
+
+
+def _attentions(model: nn.Module) -> list[Any]:
+    """timm's attention modules, where they run torch's fused form."""
+    return [module for module in model.modules() if getattr(module, "fused_attn", False)]
 
 
 def _best(medians: dict[_Setting, float]) -> _Setting:
@@ -180,7 +200,13 @@ def _best(medians: dict[_Setting, float]) -> _Setting:
 
 
 def _tuning(setting: _Setting, **more: Any) -> Tuning:
-    return Tuning(memory_format=setting.memory_format, precision=setting.precision, threads=setting.threads, **more)
+    return Tuning(
+        memory_format=setting.memory_format,
+        precision=setting.precision,
+        threads=setting.threads,
+        attention=setting.attention,
+        **more,
+    )
 
 
 def _read(path: Path, settings: Sequence[_Setting]) -> Tuning | None:
@@ -189,7 +215,8 @@ def _read(path: Path, settings: Sequence[_Setting]) -> Tuning | None:
         known = Tuning.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    return known if _Setting(known.memory_format, known.precision, known.threads) in settings else None
+    setting = _Setting(known.memory_format, known.precision, known.threads, known.attention)
+    return known if setting in settings else None
 
 
 # ---------------------------------------------------------------- the probe
@@ -214,19 +241,20 @@ def _probe(
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, image_size, image_size, generator=generator).to(device)
-    copies: dict[MemoryFormat, nn.Module] = {}
+    copies: dict[tuple[MemoryFormat, Attention], nn.Module] = {}
     times: dict[_Setting, list[float]] = {}
     notes: list[str] = []
     threads_before = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for setting in settings:
-                if setting.memory_format not in copies:
+                form = (setting.memory_format, setting.attention)
+                if form not in copies:
                     own = place(copy.deepcopy(model), _tuning(setting), device)
-                    copies[setting.memory_format] = own.train(purpose == "training")
+                    copies[form] = own.train(purpose == "training")
                 torch.set_num_threads(setting.threads)
                 try:
-                    said = _step(copies[setting.memory_format], images, setting.precision, purpose)
+                    said = _step(copies[form], images, setting.precision, purpose)
                 except RuntimeError as problem:  # out of memory, or an operator without a kernel for it
                     notes.append(f"{setting} left out: {_first_line(problem)}")
                     continue
@@ -240,7 +268,8 @@ def _probe(
             started, rounds = _clock(), 0
             while rounds < MIN_ROUNDS or (len(times) > 1 and _clock() - started < PROBE_SECONDS):
                 for setting in turns:
-                    run = functools.partial(_step, copies[setting.memory_format], images, setting.precision, purpose)
+                    form = (setting.memory_format, setting.attention)
+                    run = functools.partial(_step, copies[form], images, setting.precision, purpose)
                     if torch.get_num_threads() != setting.threads:
                         torch.set_num_threads(setting.threads)
                         run()  # the first step of other threads is some 8 % slower: their caches are cold

@@ -15,7 +15,8 @@ from trials import make_model, make_noisy_model, same_weights, weights
 from kdbench.engine import tuning
 from kdbench.engine.tuning import MIN_ROUNDS, PROBE_SECONDS, compiled, place, settle
 from kdbench.errors import TrainError
-from kdbench.types import TrainSpec, Tuning
+from kdbench.model import build
+from kdbench.types import ModelChoice, TrainSpec, Tuning
 
 SET_THREADS, GET_THREADS = torch.set_num_threads, torch.get_num_threads
 CPU = torch.device("cpu")
@@ -595,3 +596,23 @@ print(run is model, note)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("True torch.compile failed: InvalidCxxCompiler: ")
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_plain_attention_is_a_choice_of_transformers_alone():
+    cpu = torch.device("cpu")
+    vit = build(ModelChoice(name="vit_micro"), 5, 32)
+    assert {s.attention for s in tuning._settings(TrainSpec(attention="auto"), vit, cpu)} == {"fused", "plain"}
+    assert {s.attention for s in tuning._settings(TrainSpec(), vit, cpu)} == {"fused"}
+    cnn = build(ModelChoice(name="resnet8_w16"), 5, 32)
+    assert {s.attention for s in tuning._settings(TrainSpec(attention="auto"), cnn, cpu)} == {"fused"}
+
+
+def test_plain_attention_computes_the_same():
+    vit = build(ModelChoice(name="vit_micro"), 5, 32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    plain = Tuning(memory_format="contiguous", precision="fp32", threads=1, attention="plain")
+    with torch.inference_mode():
+        fused = vit(images)
+        placed = place(vit, plain, torch.device("cpu"))
+        torch.testing.assert_close(placed(images), fused, rtol=1e-4, atol=1e-5)
+    assert not any(block.attn.fused_attn for block in placed.blocks)
