@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 cache_app = typer.Typer(
@@ -25,19 +26,22 @@ def show() -> None:
     from kdbench.engine.teacher import entries
     from kdbench.paths import cache_root
 
-    found = entries(cache_root())
-    table = Table(
-        title=f"teacher outputs in {cache_root()}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
-    )
+    found, where = entries(cache_root()), escape(str(cache_root()))
+    table = Table(title=f"teacher outputs in {where}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in ("key", "teacher", "images", "size", "last used"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+        # a key is there to be copied: it is never broken
+        whole = column == "key"
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold", no_wrap=whole)
     for entry in found:
         used = datetime.fromtimestamp(entry.used).isoformat(sep=" ", timespec="minutes")
-        table.add_row(entry.key, str(entry.about.get("teacher", "unknown")), str(entry.about.get("dataset", "unknown")),
-                      _size(entry.bytes), used)  # fmt: skip
+        teacher, images = (escape(str(entry.about.get(fact, "unknown"))) for fact in ("teacher", "dataset"))
+        table.add_row(entry.key, teacher, images, _size(entry.bytes), used)
     console = Console()
-    console.print(table if found else f"no teacher outputs in {cache_root()}", highlight=False)
-    console.print(f"{len(found)} entries, {_size(sum(entry.bytes for entry in found))}", highlight=False)
+    console.print(table if found else f"no teacher outputs in {where}", highlight=False)
+    console.print(
+        f"{len(found)} {'entry' if len(found) == 1 else 'entries'}, {_size(sum(entry.bytes for entry in found))}",
+        highlight=False,
+    )
 
 
 @cache_app.command("evict")
@@ -75,7 +79,7 @@ def evict(
             matching = [entry for entry in found if entry.key.startswith(wanted)]
             if len(matching) != 1:
                 raise UnknownName("teacher outputs", wanted, [entry.key for entry in matching or found])
-            doomed += matching
+            doomed += [entry for entry in matching if entry not in doomed]
     for entry in doomed:
         remove(entry)
     typer.echo(f"removed {len(doomed)} of {len(found)}, {_size(sum(entry.bytes for entry in doomed))}")
@@ -91,9 +95,11 @@ def _bytes(text: str) -> int:
     for unit, size in _UNITS.items():
         if number.endswith(unit):
             try:
-                return int(float(number.removesuffix(unit)) * size)
-            except ValueError:
+                wanted = int(float(number.removesuffix(unit)) * size)
+            except (ValueError, OverflowError):
                 break
+            if wanted >= 0:
+                return wanted
     raise ConfigError([f"--keep '{text}' is no size; write 500MB or 2GB"])
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from kdbench.data.cache import fit_image
 from kdbench.data.dataset import Dataset
@@ -47,12 +49,15 @@ def from_arrays(
         )
     if given.shape != (len(images),) or not np.issubdtype(given.dtype, np.integer):
         raise DataError(f"labels are {given.dtype} of shape {given.shape}; {len(images)} integers are needed")
+    given = given.astype(np.int64)  # unsigned ones, as of many files, know no -1
     count = int(given.max(initial=-1)) + 1 if classes is None else len(classes)
     if not len(given) or given.min() < 0 or given.max() >= count or count < 2:
         raise DataError(
             f"labels go from {given.min(initial=0)} to {given.max(initial=0)}; 0 to {max(count, 2) - 1} is needed"
         )
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise DataError(f"the class '{twice[0]}' is named twice; give each label a name of its own")
     for what, values in (("groups", groups), ("splits", splits)):
         if values is not None and len(values) != len(images):
             raise DataError(f"{len(values)} {what} are given for {len(images)} images; one for each is needed")
@@ -70,10 +75,7 @@ def from_arrays(
         Member(ids[i], names[given[i]], names[given[i]], ids[first[i]], splits[i] if splits is not None else None)
         for i in range(len(images))
     ]
-    try:
-        spec = DatasetSpec(name=name, image_size=images.shape[1], **settings)
-    except ValueError as problem:
-        raise ConfigError([f"data set '{name}': {problem}"]) from None
+    spec = _spec(name, image_size=images.shape[1], **settings)
     spec = spec.model_copy(update={"content": content_id([digests, given.tolist(), list(names)])})
     sides = split(members, spec)
     counts = {
@@ -84,7 +86,7 @@ def from_arrays(
     return Dataset(
         spec=spec,
         classes=names,
-        labels=given.astype(np.int64),
+        labels=given,
         ids=ids,
         groups=tuple(member.group for member in members),
         splits=sides,
@@ -113,16 +115,30 @@ def from_torch(dataset: Any, image_size: int, *, fit: Fit = "crop", **more: Any)
         more: as in `from_arrays`.
     Raises: DataError, naming the item that does not fit.
     """
-    spec = DatasetSpec(name="items", image_size=image_size, fit=fit)
+    spec = _spec(more.get("name", "items"), image_size=image_size, fit=fit)
     images = np.empty((len(dataset), image_size, image_size, 3), dtype=np.uint8)
     labels = np.empty(len(dataset), dtype=np.int64)
     for number in range(len(dataset)):
-        image, label = dataset[number]
+        try:
+            image, label = dataset[number]
+            labels[number] = operator.index(label)
+        except (TypeError, ValueError) as problem:
+            raise DataError(f"item {number} is no (image, label) with a whole number as label: {problem}") from None
         images[number] = fit_image(_as_image(image, number), spec)
-        labels[number] = int(label)
     found = more.pop("classes", None) or getattr(dataset, "classes", None)
     names = list(found) if isinstance(found, Mapping | list | tuple) else None
     return from_arrays(images, labels, classes=names, **more)
+
+
+def _spec(name: str, **settings: Any) -> DatasetSpec:
+    try:
+        return DatasetSpec(name=name, **settings)
+    except ValidationError as invalid:
+        problems = [
+            f"data set '{name}', {'.'.join(map(str, error['loc']))}: {error['msg']}, not {error['input']!r}"
+            for error in invalid.errors()
+        ]
+        raise ConfigError(problems) from None
 
 
 def _as_image(image: Any, number: int) -> Image.Image:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from kdbench.data.dataset import Dataset
 from kdbench.data.memory import from_arrays, from_torch
 from kdbench.data.views import Views
 from kdbench.engine.evaluate import measure, predict
+from kdbench.engine.taps import Watched
 from kdbench.engine.teacher import CachedTeacher, LiveTeacher, TeacherNetwork, Teaching, mode_for, passes_of
 from kdbench.engine.train import train
 from kdbench.engine.tuning import place, settle
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, TrainError
 from kdbench.method import build_method, resolve_options
 from kdbench.model import IMAGENET_MEAN, IMAGENET_STD, Triple
 from kdbench.types import (
@@ -114,6 +116,7 @@ def distill(
     chosen = MethodSpec(name=method, ground_truth=ground_truth, options=dict(options or {}))
     chosen = chosen.model_copy(update={"options": resolve_options(chosen)})
     _check_views(views)
+    _check_networks(student, teachers, images)
 
     def run_of(role: Any, network: nn.Module, method_spec: MethodSpec, taught_by: tuple[RunSpec, ...] = ()) -> RunSpec:
         return RunSpec(
@@ -136,10 +139,11 @@ def distill(
     shown = Views(spec.views, *normalisation)
     tuning = settle(
         spec.train, student, images.spec.image_size, name=spec.model.weights, device=device, purpose="training",
-        cache=Path(cache) if cache is not None else None, batch_size=spec.train.batch_size,
+        cache=Path(cache) if cache is not None else None,
+        batch_size=min(spec.train.batch_size, len(images.splits["train"])),
     )  # fmt: skip
     threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as temporary, _lent(teachers):
         torch.set_num_threads(tuning.threads)
         try:
             teachings: list[Teaching] = []
@@ -209,11 +213,42 @@ def _as_dataset(data: Any, image_size: int) -> Dataset:
         return data
     if isinstance(data, tuple) and len(data) == 2:
         return from_arrays(data[0], data[1])
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    listed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if listed and not isinstance(data, str | bytes | Mapping | np.ndarray):
         return from_torch(data, image_size)
     raise ConfigError(
         [f"data is a {type(data).__name__}; give a kdbench Dataset, (images, labels), or a torch data set with a len()"]
     )
+
+
+@contextlib.contextmanager
+def _lent(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Whatever becomes of the modes and devices of networks inside, and of whether they learn, is undone."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    learning = [(parameter, parameter.requires_grad) for network in networks for parameter in network.parameters()]
+    places = [(network, parameter.device) for network in networks for parameter in list(network.parameters())[:1]]
+    try:
+        yield
+    finally:
+        for network, device in places:
+            network.to(device)
+        for module, mode in modes:
+            module.training = mode
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)
+
+
+def _check_networks(student: nn.Module, teachers: Sequence[nn.Module], images: Dataset) -> None:
+    """Raises: ConfigError, TrainError."""
+    own = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in own for teacher in teachers for parameter in teacher.parameters()):
+        raise ConfigError(["student and teacher are one network, or share layers; give the teacher as a deep copy"])
+    given, wanted = Watched(student, images.spec.image_size).anatomy.classes, len(images.classes)
+    if given != wanted:
+        raise TrainError(
+            f"the student gives {given} logits, and the data set has {wanted} classes; build the student for {wanted}, "
+            "or name all classes: from_arrays(images, labels, classes=...)"
+        )
 
 
 def _check_views(views: ViewSpec | None) -> None:

@@ -247,7 +247,11 @@ class HardLabels:
             F.cross_entropy(logits, labels, weight=self._weight, label_smoothing=self._smoothing, reduction="none")
             for labels in (targets, others)
         )
-        return (share * own + (1 - share) * other).mean()
+        loss = (share * own + (1 - share) * other).sum()
+        if self._weight is None:
+            return loss / len(logits)
+        # as of unmixed images, the mean is weighted too
+        return loss / (share * self._weight[targets] + (1 - share) * self._weight[others]).sum()
 
 
 def epoch_order(spec: RunSpec, data: Dataset, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Class attention transfer: CAT-KD (Guo, Yan, Li and Lin, arXiv:2304.10808)."""
+"""Class attention transfer: CAT-KD (Guo, Yan, Li and Lin, arXiv:2304.12777)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ClassAttentionTransfer(Method):
     """
 
     name = "catkd"
-    paper = "arXiv:2304.10808"
+    paper = "arXiv:2304.12777"
     summary = "match where on the last map each class is seen"
     family = "features"
     needs = ("last",)

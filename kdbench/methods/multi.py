@@ -193,6 +193,7 @@ class GatedWeights(_SeveralTeachers):
     paper = "after arXiv:2103.04062"
     summary = "several teachers, weighed for each image by a small network that learns alongside"
     needs = ("logits", "pooled")
+    teacher_needs = ("logits",)
     uses_labels = True
 
     class Options(_SeveralTeachers.Options):

@@ -142,7 +142,7 @@ class Row:
 
     @property
     def worst_recall(self) -> float | None:
-        """Mean over the seeds of the lowest recall of a class, a fraction: what accuracy hides where classes are rare."""
+        """Mean over the seeds of the lowest recall of a class, a fraction: what accuracy hides of rare classes."""
         return _mean(
             min(record.test_metrics.recall.values())
             for record in self.records
@@ -420,7 +420,7 @@ def _told_apart(group: list[Row]) -> list[Row]:
     for row, recipe, teachers in zip(group, recipes, taught, strict=True):
         names = list(row.teacher_names)
         for place, teacher in enumerate(teachers):
-            keys = differing([other[place] for other in taught])
+            keys = _telling([other[place] for other in taught])
             said = ", ".join(option_text(key, teacher[key]) for key in keys if key in teacher)
             names[place] += f" ({said})" if said else ""
         said = " ".join(option_text(key, recipe[key]) for key in own if key in recipe)
@@ -430,6 +430,14 @@ def _told_apart(group: list[Row]) -> list[Row]:
         row if seen.count((row.method, row.teacher)) == 1 else replace(row, recipe=f"{row.recipe} #{row.cell_id[:6]}")
         for row in apart
     ]
+
+
+def _telling(teachers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that tell teachers of one model apart; who taught them, where that alone is enough."""
+    keys = differing(teachers)
+    different = {tuple(str(teacher.get(key)) for key in keys) for teacher in teachers}
+    by_whom = {str(teacher.get("taught by")) for teacher in teachers}
+    return ["taught by"] if "taught by" in keys and len(by_whom) == len(different) else keys
 
 
 def _model_labels(choices: Iterable[ModelChoice]) -> dict[str, str]:

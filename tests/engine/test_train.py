@@ -15,11 +15,13 @@ from trials import Scripted as Teacher
 
 from kdbench.data.views import Views
 from kdbench.engine import train as engine
+from kdbench.engine.taps import Watched
+from kdbench.engine.teacher import CachedTeacher, LiveTeacher, TeacherNetwork
 from kdbench.errors import Diverged, TrainError
 from kdbench.method import Method, build_method
-from kdbench.model import IMAGENET_MEAN, IMAGENET_STD
+from kdbench.model import IMAGENET_MEAN, IMAGENET_STD, build
 from kdbench.seeding import derive
-from kdbench.types import MethodSpec, Metrics, TrainSpec
+from kdbench.types import MethodSpec, Metrics, ModelChoice, TrainSpec
 
 STEPS = 4  # of 16 images among the 70 for training
 KD = {"name": "kd"}
@@ -175,6 +177,51 @@ def test_parameters_of_the_method_are_trained_and_resumed(tiny_data, tmp_path):
     assert same_weights(whole.model, resumed.model)
 
 
+METHODS = {
+    "simkd": {},
+    "dml": {},
+    "crd": {},
+    "multi_fixed": {},
+    "multi_gated": {},
+    "takd": {},
+    "ctkd": {},
+    "vid": {},
+    "ab": {},
+    "fitnets": {"two_stage": True},
+}
+
+
+def networks(data, method, spec, folder=None, count=None):
+    """Teachers of real networks: cached in a folder, or live."""
+    views = Views(spec.views, IMAGENET_MEAN, IMAGENET_STD)
+    many = {"none": 0, "one": 1, "many": 2}[method.teachers] if count is None else count
+    known = [TeacherNetwork(make_model(30 + number), f"teacher {number}", data, views) for number in range(many)]
+    needs = method.reads_of_teachers()
+    if folder is None:
+        return [LiveTeacher(network, needs, views) for network in known]
+    return [CachedTeacher(network, needs, folder, passes=spec.train.epochs) for network in known]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_run_of_any_kind_of_method_ends_as_the_undisturbed_one(tiny_data, tmp_path, name):
+    spec = make_spec(tiny_data, {"name": name, "options": METHODS[name]}, epochs=4)
+
+    def trained(seed, **more):
+        method = build_method(spec.method)
+        teachers = networks(tiny_data, method, spec, tmp_path)
+        return method, go(tiny_data, spec, make_model(seed), method, teachers=teachers, **more)
+
+    method, whole = trained(0)
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        trained(0, checkpoint=path, progress=interrupt_at(2 * STEPS + 2))
+    assert path.exists()
+    again, resumed = trained(9, checkpoint=path)
+    assert same_weights(whole.model, resumed.model)
+    assert curve(whole) == curve(resumed)
+    assert same_weights(method, again)
+
+
 def test_interrupt_in_the_first_epoch_leaves_nothing(tiny_data, tmp_path):
     path = tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
@@ -315,7 +362,9 @@ def test_far_too_high_a_learning_rate_diverges(tiny_data):
         go(tiny_data, make_spec(tiny_data, epochs=20, learning_rate=1e6, warmup_epochs=0), make_model())
 
 
-@pytest.mark.parametrize(("method", "count"), [("ce", 1), (KD, 0), (KD, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "count"), [("ce", 1), ("dml", 1), (KD, 0), (KD, 2), ("multi_fixed", 1), ("multi_fixed", 0)], ids=str
+)
 def test_wrong_number_of_teachers(tiny_data, method, count):
     with pytest.raises(TrainError, match=f"{count} given"):
         go(tiny_data, make_spec(tiny_data, method), make_model(), teachers=[Teacher(tiny_data)] * count)
@@ -460,3 +509,153 @@ def test_alpha_of_one_is_the_same_as_without_ground_truth(tiny_data, losses):
     go(tiny_data, spec, make_model(), build_method(spec.method))
     assert losses[:half] == losses[half:]
     assert half == STEPS
+
+
+# ---------------------------------------------------------------- methods in two parts
+
+
+@pytest.mark.parametrize(
+    ("method", "first_part"),
+    [
+        ({"name": "ab", "options": {"init_fraction": 0.5}}, 2),
+        ({"name": "fitnets", "options": {"two_stage": True, "hint_fraction": 0.25}}, 1),
+    ],
+    ids=str,
+)
+def test_labels_teach_in_the_second_part_alone(tiny_data, method, first_part):
+    labels = tiny_data.labels.copy()
+    train = tiny_data.splits["train"]
+    labels[train] = (labels[train] + 1) % 5
+    other = dataclasses.replace(tiny_data, labels=labels)
+    spec = make_spec(tiny_data, method, epochs=4)
+
+    def losses_of(data):
+        built = build_method(spec.method)
+        trained = go(data, spec, make_model(), built, teachers=networks(data, built, spec))
+        assert len(trained.history) == 4
+        return [entry.train_loss for entry in trained.history]
+
+    right, wrong = losses_of(tiny_data), losses_of(other)
+    assert right[:first_part] == wrong[:first_part]
+    assert all(ours != theirs for ours, theirs in zip(right[first_part:], wrong[first_part:], strict=True))
+
+
+@pytest.mark.parametrize("name", ["ab", "fitnets"])
+def test_a_hint_moves_what_lies_before_it_and_nothing_else(tiny_data, name):
+    """Only the first part: what the hint cannot reach stays as it is drawn."""
+    options = {"init_fraction": 0.9} if name == "ab" else {"two_stage": True, "hint_fraction": 0.9}
+    spec = make_spec(tiny_data, {"name": name, "options": options}, epochs=2)
+    method, model, after = build_method(spec.method), make_model(), []
+    before = weights(model)
+
+    def progress(what, done, total):
+        if done == STEPS and not after:
+            after.append(weights(model))
+
+    go(tiny_data, spec, model, method, teachers=networks(tiny_data, method, spec), progress=progress)
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[0][key]) and "weight" in key}
+    assert "layer1" in moved
+    assert "fc" not in moved
+    assert ("layer3" in moved) == (name == "ab")  # the hint is the second of four maps, behind layer1
+
+
+# ---------------------------------------------------------------- a second student
+
+
+class Peer(Method):
+    """Keeps a second network like the student."""
+
+    name, paper, summary, teachers = "peer", "-", "for tests", "none"
+
+    def __init__(self):
+        super().__init__(MethodSpec(name="peer"))
+
+    def prepare(self, setting):
+        self.peer = setting.fresh_student()
+
+    def forward(self, lesson):
+        self.hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in self.peer.modules())
+        return {"peer": F.cross_entropy(self.peer(lesson.pixels), lesson.targets)}
+
+
+def vit():
+    torch.manual_seed(0)
+    return build(ModelChoice(name="vit_micro"), 5, 32)
+
+
+@pytest.mark.parametrize("make", [make_model, make_noisy_model, vit])
+def test_a_second_student_is_drawn_anew_layer_by_layer(make):
+    model = make()
+    before = weights(model)
+    torch.manual_seed(3)
+    peer = engine.reinitialised(model)
+    assert same_weights(model, before)
+    ours, theirs = dict(model.named_parameters()), dict(peer.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert not {id(parameter) for parameter in ours.values()} & {id(parameter) for parameter in theirs.values()}
+    for name, weight in ours.items():
+        if weight.std() > 0:  # whatever is drawn at all
+            assert not torch.equal(weight, theirs[name]), name
+            # as each layer draws its own: of the same size
+            assert theirs[name].std().item() == pytest.approx(weight.std().item(), rel=0.35), name
+    torch.manual_seed(3)
+    assert same_weights(engine.reinitialised(model), peer)
+
+
+def test_what_cannot_be_drawn_anew_is_said():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(3))
+
+    with pytest.raises(TrainError, match=r"'1' has parameters and no reset_parameters\(\)"):
+        engine.reinitialised(nn.Sequential(nn.Conv2d(3, 3, 1), Scaled()))
+
+
+def test_the_loop_makes_the_second_student_itself_unless_it_is_given_one(tiny_data):
+    spec = make_spec(tiny_data, epochs=1)
+    first, second, given = Peer(), Peer(), Peer()
+    model = make_model()
+    start = weights(model)
+    alone = go(tiny_data, spec, make_model())
+    trained = go(tiny_data, spec, model, first)
+    go(tiny_data, spec, make_model(), second)
+    assert same_weights(first.peer, second.peer)  # drawn from the seed of the run
+    assert first.hooks == 0
+    assert same_weights(alone.model, trained.model)  # the student learns as it would alone
+    assert not torch.equal(first.peer.conv1[0].weight, start["conv1.0.weight"])
+    go(tiny_data, spec, make_model(), given, fresh_student=lambda: make_model(77))
+    assert not same_weights(given.peer, first.peer)
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+@pytest.mark.parametrize("method", [KD, "at", "simkd"], ids=str)
+@pytest.mark.parametrize("ending", ["done", "interrupted", "diverged"])
+def test_neither_network_is_listened_to_afterwards(tiny_data, method, ending):
+    rate = 1e9 if ending == "diverged" else 1e-2
+    spec = make_spec(tiny_data, method, epochs=2, learning_rate=rate, warmup_epochs=0, optimizer="sgd")
+    built, student = build_method(spec.method), make_model()
+    (teacher,) = networks(tiny_data, built, spec)
+    problem = {"done": None, "interrupted": KeyboardInterrupt, "diverged": Diverged}[ending]
+    more = {"progress": interrupt_at(STEPS + 2)} if ending == "interrupted" else {}
+    if problem is None:
+        go(tiny_data, spec, student, built, teachers=[teacher], **more)
+    else:
+        with pytest.raises(problem):
+            go(tiny_data, spec, student, built, teachers=[teacher], **more)
+    for network in (student, teacher.network.model):
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_distilled_deit_answers_with_one_tensor_after_its_training(tiny_data):
+    torch.manual_seed(0)
+    model = build(ModelChoice(name="deit_micro_distilled"), 5, 32)
+    spec = make_spec(tiny_data, "deit", epochs=1)
+    both = []
+    model.register_forward_hook(lambda module, inputs, output: both.append(isinstance(output, tuple)))
+    trained = go(tiny_data, spec, model)
+    assert both.count(True) == STEPS
+    assert torch.is_tensor(trained.model.train()(torch.zeros(2, 3, 32, 32)))
+    assert Watched(model, 32).anatomy.classes == 5

@@ -9,7 +9,7 @@ import pytest
 from kdbench.report import collect, render
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-COMMITTED = ("bccd-small", "mixed-small")
+COMMITTED = ("bccd-small", "methods-small", "mixed-small")
 
 
 @pytest.mark.parametrize("name", COMMITTED)

@@ -8,6 +8,7 @@ import random
 import pytest
 from record_factory import DATASET, environment, latency, profile, record, spec, study, teacher
 
+from kdbench.report import rows as rows_module
 from kdbench.report.rows import Row, build_rows, latency_settings, newest, started_at
 from kdbench.types import MethodSpec, ModelChoice, RunRecord, TrainSpec, ViewSpec
 
@@ -235,3 +236,11 @@ def test_what_cannot_be_named_is_numbered() -> None:
 def test_names_are_unique_in_a_data_set() -> None:
     rows = build_rows(study())
     assert len({(row.model, row.method, row.teacher, row.role) for row in rows}) == len(rows)
+
+
+def test_who_taught_an_assistant_is_enough_to_tell_it_apart() -> None:
+    one, two = {"taught by": "resnet18", "epochs": 8, "lr": 1}, {"taught by": "vit_micro", "epochs": 16, "lr": 1}
+    assert rows_module._telling([one, two, one]) == ["taught by"]
+    assert rows_module._telling([one, {**one, "epochs": 9}]) == ["epochs"]
+    assert rows_module._telling([one, two, {**two, "lr": 2}]) == ["taught by", "epochs", "lr"]
+    assert rows_module._telling([one]) == []

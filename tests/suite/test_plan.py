@@ -1,11 +1,30 @@
 """From a suite to its runs: how many, in which order, with which options; and what is refused."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+import torch
+from safetensors.torch import save_file
 from small import TINY, make_suite
 
 from kdbench.errors import ConfigError, UnknownName
+from kdbench.model import build
+from kdbench.suite.executors.local import pending_runs
 from kdbench.suite.plan import load_suite, make_plan
-from kdbench.types import DatasetSpec
+from kdbench.types import (
+    DatasetSpec,
+    Frozen,
+    MethodSpec,
+    ModelChoice,
+    RunSpec,
+    TeachingSpec,
+    TrainSpec,
+    ViewSpec,
+)
+
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "mixed-small" / "records"
 
 
 def wide(**changes):
@@ -210,3 +229,243 @@ def test_a_declared_data_set_is_planned_by_its_name(tmp_path):
     runs = make_plan(suite).runs
     assert titles(make_plan(suite))[0] == "mine/resnet20_w16/ce/seed0"
     assert not any(str(tmp_path) in run.model_dump_json() for run in runs)
+
+
+# ---------------------------------------------------------------- who teaches whom
+
+
+def chain(**changes):
+    """Two teachers, and an assistant between each of them and the student."""
+    changes = {"teachers": ["resnet20_w16", "vit_micro"], "methods": ["ce", "takd"], **changes}
+    return make_suite(**changes)
+
+
+def test_an_assistant_is_taught_by_the_suites_teacher_and_comes_before_its_student():
+    suite = chain(train={"epochs": 1, "batch_size": 16, "learning_rate": 0.01}, seeds=2)
+    runs = make_plan(suite).runs
+    students = [run for run in runs if run.method.name == "takd"]
+    assistants = [run for run in runs if run.model.name == "resnet10t"]
+    assert (len(runs), len(students), len(assistants)) == (2 + 2 + 2 * (1 + 2), 4, 2)
+    # the student's seed is its own, the assistant has its teacher's
+    assert [(run.title, run.teachers[0].seed) for run in students[2:]] == [
+        ("synthetic/resnet8_w16/takd < resnet10t/seed1", 0)
+    ] * 2
+    for number, run in enumerate(runs):
+        assert set(run.teachers) <= set(runs[:number])
+    for assistant, teacher in zip(assistants, runs[:2], strict=True):
+        assert (assistant.role, assistant.method.name, assistant.teachers) == ("teacher", "kd", (teacher,))
+        assert assistant.train == teacher.train
+    assert {run.teachers for run in students} == {(assistant,) for assistant in assistants}
+    assert all(not teacher.teachers for assistant in assistants for teacher in assistant.teachers)
+
+
+def test_an_assistant_is_of_the_named_model():
+    suite = chain(methods=["ce", {"name": "takd", "options": {"assistant": "mobilenetv3_small_050"}}])
+    assert {run.model.name for run in make_plan(suite).runs if run.method.name == "kd"} == {"mobilenetv3_small_050"}
+
+
+@pytest.mark.parametrize(
+    ("assistant", "image_size", "problem"),
+    [("resnet11", 32, "unknown model 'resnet11'"), ("vit_micro", 50, "vit_micro on synthetic: no patch")],
+)
+def test_an_assistant_that_cannot_be_built_is_one_clear_problem(assistant, image_size, problem):
+    suite = make_suite(
+        datasets=[{"name": "synthetic", "image_size": image_size, "options": {"count": 100}}],
+        teachers=["resnet20_w16", "resnet10t"],
+        methods=["ce", {"name": "takd", "options": {"assistant": assistant}}],
+        seeds=3,
+    )
+    with pytest.raises(ConfigError, match=problem) as caught:
+        make_plan(suite)
+    assert len(caught.value.problems) == 1
+
+
+def test_born_again_learns_from_its_own_baseline_which_is_trained_once():
+    suite = make_suite(methods=["born_again", "ce", "kd"], seeds=2, students=["resnet8_w16", "mobilenetv3_small_050"])
+    runs = make_plan(suite).runs
+    again = [run for run in runs if run.method.name == "born_again"]
+    assert len(again) == 4
+    baselines = [run for run in runs if run.role == "student" and run.method.name == "ce"]
+    assert len(baselines) == 4
+    for run in again:
+        (teacher,) = run.teachers
+        assert teacher in baselines
+        assert (teacher.seed, teacher.model, teacher.role) == (run.seed, run.model, "student")
+    assert len({run.run_id for run in runs}) == len(runs) == 1 + 4 * 3
+
+
+def test_born_again_needs_no_teacher_and_brings_its_baseline():
+    plan = make_plan(make_suite(teachers=None, methods=["born_again"]))
+    assert [run.method.name for run in plan.runs] == ["ce", "born_again"]
+    only = make_plan(make_suite(methods=["ce", "kd", "born_again"]), only="born_again")
+    assert titles(only) == ["synthetic/resnet8_w16/ce/seed0", "synthetic/resnet8_w16/born_again < resnet8_w16/seed0"]
+
+
+@pytest.mark.parametrize("name", ["multi_fixed", "multi_entropy", "multi_confidence", "multi_gated"])
+def test_several_teachers_teach_in_one_run(name):
+    teachers = ["resnet20_w16", "vit_micro", "resnet10t"]
+    runs = make_plan(make_suite(teachers=teachers, methods=["ce", "kd", name])).runs
+    (run,) = (run for run in runs if run.method.name == name)
+    assert [teacher.model.name for teacher in run.teachers] == teachers  # in the order of the suite
+    assert run.title == f"synthetic/resnet8_w16/{name} < resnet20_w16+vit_micro+resnet10t/seed0"
+    assert len(runs) == 3 + 1 + 3 + 1
+    assert make_plan(make_suite(teachers=teachers, methods=["ce", name]), only=name).runs == (*runs[:3], run)
+
+
+@pytest.mark.parametrize(("teachers", "given"), [(["resnet20_w16"], "1"), (None, "none")])
+def test_several_teachers_have_to_be_there(teachers, given):
+    with pytest.raises(ConfigError, match=rf"'multi_fixed' needs 2 teachers, and the suite has {given}; add more"):
+        make_plan(make_suite(teachers=teachers, methods=["ce", "multi_fixed"]))
+
+
+@pytest.mark.parametrize("name", ["dml", "tfkd"])
+def test_methods_without_a_teacher_are_one_run_whatever_teachers_there_are(name):
+    for teachers in (None, ["resnet20_w16", "resnet10t"]):
+        runs = make_plan(make_suite(teachers=teachers, methods=["ce", name])).runs
+        students = [run for run in runs if run.role == "student"]
+        assert [(run.method.name, run.teachers) for run in students] == [("ce", ()), (name, ())]
+
+
+def test_only_keeps_a_whole_chain():
+    runs = make_plan(chain(), only="takd < resnet10t").runs
+    assert [run.model.name for run in runs] == ["resnet20_w16", "vit_micro", *["resnet10t", "resnet8_w16"] * 2]
+    assert [run.method.name for run in runs] == ["ce", "ce", *["kd", "takd"] * 2]
+    assert len(make_plan(chain(), only="resnet10t/kd < vit_micro").runs) == 2
+
+
+class Kept:
+    """A store of which it is known which runs are finished and which still have their weights."""
+
+    def __init__(self, folder, runs, without_weights=(), status="ok"):
+        self.folder, self.status = folder, {run.run_id: status for run in runs}
+        for run in runs:
+            if run not in without_weights:
+                self.weights_path(run.run_id).write_bytes(b"")
+
+    def read_record(self, run_id):
+        return SimpleNamespace(status=self.status[run_id]) if run_id in self.status else None
+
+    def weights_path(self, run_id):
+        return self.folder / run_id
+
+
+def test_a_lost_teacher_of_a_lost_assistant_is_trained_again(tmp_path):
+    plan = make_plan(chain())
+    teacher, other, baseline, assistant, student, *_ = plan.runs
+    assert (assistant.teachers, student.teachers) == ((teacher,), (assistant,))
+
+    def pending(lost, open_runs=(student,)):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return pending_runs(plan, Kept(folder, [run for run in plan.runs if run not in open_runs], lost))
+
+    assert pending([]) == [student]
+    assert pending([teacher]) == [student]  # the assistant is there: nobody needs its teacher
+    assert pending([assistant]) == [assistant, student]
+    assert pending([teacher, assistant]) == [teacher, assistant, student]
+    assert pending([teacher, other, assistant, baseline]) == [teacher, assistant, student]
+    assert pending([teacher, assistant], open_runs=()) == []
+
+
+# ---------------------------------------------------------------- weight files
+
+
+def weight_file(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    save_file(build(ModelChoice(name="resnet8_w16"), 5, 32).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("role", ["students", "teachers"])
+def test_a_run_is_what_its_weight_file_holds_and_not_where_it_lies(tmp_path, role):
+    def ids(path):
+        entry = {"model": {"name": "resnet8_w16", "pretrained": path}}
+        return [run.run_id for run in make_plan(make_suite(**{role: [entry]})).runs]
+
+    here, there = weight_file(tmp_path / "a" / "w.safetensors", 1), weight_file(tmp_path / "b" / "v.safetensors", 1)
+    other = weight_file(tmp_path / "c" / "w.safetensors", 2)
+    assert ids(here) == ids(there)
+    same = [ours == theirs for ours, theirs in zip(ids(here), ids(other), strict=True)]
+    # teacher, baseline and distilled run: a student's weights say nothing of its teacher, nor a teacher's of a baseline
+    assert same == ([False, True, False] if role == "teachers" else [True, False, False])
+    before = ids(here)
+    weight_file(tmp_path / "a" / "w.safetensors", 3)
+    assert ids(here)[2] != before[2]
+    assert make_plan(make_suite()).runs[2].run_id not in before
+
+
+# ---------------------------------------------------------------- ids that must hold
+
+
+@pytest.mark.parametrize(
+    ("run_id", "title"),
+    [
+        ("56f2aafede139583", "mixed/vit_micro/ce/seed0"),
+        ("ece388227c62c3c1", "mixed/resnet8_w16/kd (no ground truth) < vit_micro/seed0"),
+    ],
+)
+def test_ids_of_committed_records_hold(run_id, title):
+    """Fields that came later are not part of what was asked for then."""
+    raw = json.loads((RECORDS / f"{run_id}.json").read_text("utf-8"))
+    spec = RunSpec.model_validate(raw["spec"])
+    assert (spec.run_id, spec.cell_id, spec.title) == (run_id, raw["cell_id"], title)
+    assert "mixup" not in raw["spec"]["views"]  # written before it was there
+    assert RunSpec.model_validate(spec.model_dump(mode="json")).run_id == run_id  # and when written again
+    assert RunSpec.model_validate_json(spec.model_dump_json()).run_id == run_id
+
+
+LATER = {
+    ModelChoice: {"weights": "ab" * 32},
+    ViewSpec: {"mixup": 0.2, "cutmix": 1.0, "mixed_share": 0.5},
+    TrainSpec: {
+        "threads": "auto",
+        "attention": "auto",
+        "compile": True,
+        "sampling": "balanced",
+        "class_weights": "balanced",
+        "freeze": 1,
+    },
+    RunSpec: {"teaching": {"outputs": "live"}},
+}
+"""Every field that came after the first records, with another value than its default."""
+
+
+def base(**changes):
+    return RunSpec(role="student", dataset="synthetic", model="resnet8_w16", method="ce", **changes)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, fields in LATER.items() for name in fields])
+def test_later_fields_count_where_they_are_set(kind, name):
+    key = {ViewSpec: "views", TrainSpec: "train", ModelChoice: "model", RunSpec: name}[kind]
+    named = {"name": "resnet8_w16"} if kind is ModelChoice else {}
+
+    def with_value(value):
+        given = value if kind is RunSpec else {**named, name: value}
+        raw = {**base().model_dump(mode="json"), key: given}
+        return RunSpec.model_validate(raw)
+
+    default = kind.model_fields[name].default
+    default = default.model_dump(mode="json") if isinstance(default, Frozen) else default
+    assert with_value(default).run_id == base().run_id
+    changed = with_value(LATER[kind][name])
+    assert changed.run_id != base().run_id
+    assert changed.cell_id != base().cell_id
+    # in a teacher too
+    assert base(teachers=(changed,)).run_id != base(teachers=(base(),)).run_id
+
+
+def test_every_later_field_is_tried_above():
+    def later(kind):
+        extra = {name: field.json_schema_extra for name, field in kind.model_fields.items()}
+        return {name for name, facts in extra.items() if isinstance(facts, dict) and facts.get("later")}
+
+    kinds = (ModelChoice, DatasetSpec, ViewSpec, TrainSpec, MethodSpec, TeachingSpec, RunSpec)
+    assert {kind: later(kind) for kind in kinds if later(kind)} == {kind: set(names) for kind, names in LATER.items()}
+
+
+def test_how_teachers_are_heard_is_part_of_what_they_teach_alone():
+    """Of a run without a teacher nothing is to be said, so its id stays what it is."""
+    plain = make_plan(make_suite(methods=["ce", "kd", "dml"])).runs
+    live = make_plan(make_suite(methods=["ce", "kd", "dml"], teaching={"outputs": "live"})).runs
+    assert [ours.run_id == theirs.run_id for ours, theirs in zip(plain, live, strict=True)] == [True, True, False, True]

@@ -1,5 +1,6 @@
 """One run: its record says everything, its files are there."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -7,17 +8,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from small import make_suite
 
 from kdbench.data.dataset import open_dataset
 from kdbench.data.labels import LEUKOCYTES
+from kdbench.data.views import Views
+from kdbench.engine import tuning
 from kdbench.engine.evaluate import measure, predict
 from kdbench.errors import DataError, RecordError
 from kdbench.model import build, normalisation
 from kdbench.profiling.profile import profile_model
 from kdbench.store import Store
+from kdbench.suite import run as run_module
 from kdbench.suite.run import _without_folders, load_trained
 from kdbench.types import DatasetSpec, ModelChoice, content_id
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_in_training(monkeypatch):
+    """What the spec's `threads: all` means here: all of one."""
+    monkeypatch.setattr(tuning, "usable_cores", lambda: 1)
 
 
 @pytest.fixture
@@ -75,8 +86,6 @@ def test_weights_and_predictions_are_those_of_the_metrics(finished, tmp_path, ca
         assert measure(logits, labels, data.classes) == record.test_metrics
         model = load_trained(record.spec, 5, store)
         assert not model.training
-        from kdbench.data.views import Views
-
         again = predict(model, data, data.splits["test"], Views(None, *normalisation(record.spec.model)))
         np.testing.assert_allclose(again, logits, rtol=1e-3, atol=1e-4)
         items = store.read_items(content_id(record.spec.dataset.model_dump(mode="json")))
@@ -84,8 +93,6 @@ def test_weights_and_predictions_are_those_of_the_metrics(finished, tmp_path, ca
 
 
 def test_first_weights_are_the_same_under_every_method(go, monkeypatch):
-    from kdbench.suite import run as run_module
-
     first, original = {}, run_module.train
 
     def spy(spec, model, *arguments, **more):
@@ -159,3 +166,174 @@ def test_changed_images_do_not_pass_for_the_planned_ones(tmp_path):
 )
 def test_messages_of_failures_carry_no_folders_of_this_machine(message, kept):
     assert _without_folders(message) == kept
+
+
+# ---------------------------------------------------------------- what is said of teachers
+
+
+def by_method(records):
+    return {record.spec.method.name: record for record in records}
+
+
+def sha256_of(store, spec):
+    return hashlib.sha256(store.weights_path(spec.run_id).read_bytes()).hexdigest()
+
+
+ROW = 4 * 5 * 70
+"""Bytes of one view of the training images, of logits alone."""
+
+
+@pytest.mark.parametrize(
+    ("method", "teaching", "outputs", "size"),
+    [
+        ("kd", None, "cached", 2 * ROW),
+        ("kd", {"outputs": "live"}, "live", 0),
+        ("kd", {"maps_limit_bytes": 0}, "cached", 2 * ROW),  # logits are no maps
+        ("at", {"maps_limit_bytes": 0}, "live", 0),
+        ("at", None, "cached", 2 * 4 * 70 * (5 + 16 * 16 * 16 + 16 * 8 * 8 + 32 * 4 * 4 + 64 * 2 * 2)),
+        ("at", {"maps_limit_bytes": 0, "outputs": "cached"}, "cached", 2 * 4 * 70 * 5893),
+    ],
+    ids=str,
+)
+def test_record_says_how_the_teacher_was_heard(go, tmp_path, method, teaching, outputs, size):
+    train = {"epochs": 2, "batch_size": 16}
+    suite = make_suite(methods=["ce", method], train=train, teaching=teaching)
+    teacher, baseline, distilled = go(suite, cache=tmp_path / "cache")
+    for record in (teacher, baseline):
+        assert (record.teacher_outputs, record.teacher_bytes, record.teacher_seconds) == ("none", 0, 0)
+        assert record.teacher_weights == ()
+    assert (distilled.status, distilled.teacher_outputs, distilled.teacher_bytes) == ("ok", outputs, size)
+    assert (distilled.teacher_seconds > 0) == (outputs == "cached")
+    kept = sum(path.stat().st_size for path in (tmp_path / "cache").glob("teachers/*/*.npy"))
+    assert size <= kept <= size + 2 * 5 * 128  # the headers of two views of at most five arrays
+    assert distilled.teacher_weights == (sha256_of(Store(tmp_path / "results"), teacher.spec),)
+    for record in (teacher, baseline, distilled):
+        how = record.tuning
+        assert (how.precision, how.threads, how.memory_format) == ("fp32", 1, "channels_last")
+        assert (how.compiled, how.probe_ms, how.note) == (False, {}, "")
+
+
+def test_a_pool_of_views_bounds_what_the_record_says(go, tmp_path):
+    suite = make_suite(train={"epochs": 3, "batch_size": 16}, views={"pool": 2})
+    records = go(suite, cache=tmp_path / "cache")
+    assert [record.teacher_bytes for record in records] == [0, 0, 2 * ROW]
+    again = go(suite, folder="again", cache=tmp_path / "cache")
+    assert again[2].teacher_seconds == 0  # replayed
+    assert again[2].teacher_bytes == 2 * ROW
+    assert again[2].test_metrics == records[2].test_metrics
+
+
+def test_record_says_how_several_teachers_were_heard(go, tmp_path, monkeypatch):
+    suite = make_suite(teachers=["resnet20_w16", "vit_micro"], methods=["ce", "multi_fixed"])
+    fixed = by_method(go(suite, only="multi_fixed"))["multi_fixed"]
+    assert (fixed.teacher_outputs, fixed.teacher_bytes) == ("cached", 2 * ROW)
+    store = Store(tmp_path / "results")
+    assert fixed.teacher_weights == tuple(sha256_of(store, teacher) for teacher in fixed.spec.teachers)
+    assert len(set(fixed.teacher_weights)) == 2
+
+    original = run_module.mode_for
+    monkeypatch.setattr(
+        run_module,
+        "mode_for",
+        lambda teaching, network, *more: "live" if network.title == "vit_micro" else original(teaching, network, *more),
+    )
+    mixed = by_method(go(suite, folder="mixed", only="multi_fixed"))["multi_fixed"]
+    assert (mixed.teacher_outputs, mixed.teacher_bytes) == ("both", ROW)
+
+
+def test_what_was_tuned_is_in_the_record(go):
+    train = {"epochs": 1, "batch_size": 16, "channels_last": False, "precision": "bf16"}
+    for record in go(make_suite(train=train)):
+        assert (record.tuning.memory_format, record.tuning.precision) == ("contiguous", "bf16")
+
+
+# ---------------------------------------------------------------- chains, and what is shipped
+
+
+def test_a_chain_hands_on_the_weights_of_each_link(go, tmp_path):
+    suite = make_suite(methods=["ce", {"name": "takd", "options": {"assistant": "mobilenetv3_small_050"}}])
+    records = by_method(go(suite, only="takd"))
+    assert {name: record.status for name, record in records.items()} == {"ce": "ok", "kd": "ok", "takd": "ok"}
+    store = Store(tmp_path / "results")
+    assert records["kd"].teacher_weights == (sha256_of(store, records["ce"].spec),)
+    assert records["takd"].teacher_weights == (sha256_of(store, records["kd"].spec),)
+    assert records["takd"].spec.teachers == (records["kd"].spec,)
+
+
+def test_methods_without_a_teacher_go_the_whole_way(go, tmp_path):
+    records = by_method(go(make_suite(teachers=None, methods=["ce", "dml", "tfkd", "born_again"])))
+    assert {record.status for record in records.values()} == {"ok"}
+    assert {name for name, record in records.items() if record.teacher_outputs == "none"} == {"ce", "dml", "tfkd"}
+    assert records["born_again"].teacher_weights == (sha256_of(Store(tmp_path / "results"), records["ce"].spec),)
+    assert records["dml"].profile.params == records["ce"].profile.params  # the peer is left behind
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [("resnet8_w16", "resnet20_w16"), ("mobilenetv3_small_050", "vit_micro"), ("vit_micro", "resnet20_w16")],
+)
+def test_what_simkd_ships_is_loaded_with_its_parts(go, tmp_path, cache, student, teacher):
+    suite = make_suite(students=[student], teachers=[teacher], methods=["ce", "simkd"])
+    records = by_method(go(suite, only="simkd"))
+    record, store = records["simkd"], Store(tmp_path / "results")
+    assert record.status == "ok"
+    data = open_dataset(record.spec.dataset, tmp_path, cache)
+    model = load_trained(record.spec, 5, store)
+    assert not model.training
+    norm = normalisation(record.spec.model)
+    logits = predict(model, data, data.splits["test"], Views(None, *norm))
+    np.testing.assert_allclose(logits, store.read_predictions(record.run_id), rtol=1e-3, atol=1e-4)
+    # the classifier is the teacher's, and what is shipped is what is counted
+    taught_by = load_trained(record.spec.teachers[0], 5, store).get_classifier()
+    assert torch.equal(model.head.weight, taught_by.weight)
+    assert record.profile.params == sum(parameter.numel() for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------- weight files
+
+
+def test_a_weight_file_is_where_training_begins_and_its_folder_is_nowhere(go, tmp_path, monkeypatch):
+    folder = tmp_path / "home" / "of-lovelace"
+    folder.mkdir(parents=True)
+    torch.manual_seed(3)
+    given = build(ModelChoice(name="resnet8_w16"), 5, 32).state_dict()
+    save_file(given, folder / "mine.safetensors")
+    first, original = {}, run_module.train
+
+    def spy(spec, model, *arguments, **more):
+        first[spec.role, spec.method.name] = model.state_dict()["conv1.0.weight"].clone()
+        return original(spec, model, *arguments, **more)
+
+    monkeypatch.setattr(run_module, "train", spy)
+    entry = {"model": {"name": "resnet8_w16", "pretrained": str(folder / "mine.safetensors")}}
+    records = go(make_suite(students=[entry], teachers=[entry]))
+    assert [record.status for record in records] == ["ok"] * 3
+    assert all(torch.equal(weight, given["conv1.0.weight"]) for weight in first.values())
+    digest = hashlib.sha256((folder / "mine.safetensors").read_bytes()).hexdigest()
+    store = Store(tmp_path / "results")
+    for record in records:
+        text = store.record_path(record.run_id).read_text()
+        assert "lovelace" not in text
+        for spec in (record.spec, *record.spec.teachers):
+            assert (spec.model.pretrained, spec.model.weights) == ("mine.safetensors", digest)
+        assert record.spec.run_id == record.run_id  # the shown spec is the same run
+    # the record is of the spec that was planned: nothing is done again
+    del first["student", "ce"]
+    assert go(make_suite(students=[entry], teachers=[entry])) == records
+    assert ("student", "ce") not in first
+
+
+def test_a_weight_file_that_is_another_by_now_is_a_failed_run(go, tmp_path, monkeypatch):
+    path = tmp_path / "mine.safetensors"
+    save_file(build(ModelChoice(name="resnet8_w16"), 5, 32).state_dict(), path)
+    original = run_module._train_and_measure
+
+    def changed(*arguments):
+        save_file(build(ModelChoice(name="resnet8_w16"), 5, 32).state_dict(), path)
+        return original(*arguments)
+
+    monkeypatch.setattr(run_module, "_train_and_measure", changed)
+    entry = {"model": {"name": "resnet8_w16", "pretrained": str(path)}}
+    (record,) = go(make_suite(students=[entry], teachers=None, methods=["ce"]))
+    assert record.status == "failed"
+    assert record.failure.message == "pretrained: 'mine.safetensors' changed since the run was planned; run it again"

@@ -18,7 +18,7 @@ COLUMNS.add(
         order=75,
         value=lambda row: row.train_seconds,
         text=_text,
-        note="time of one run's training loop, mean over the seeds; what a teacher said once for all its students is not "
-        "in it, a teacher that ran beside the student is",
+        note="time of one run's training loop, mean over the seeds; what a teacher said once for all its students is "
+        "not in it, a teacher that ran beside the student is",
     ),
 )
