@@ -16,7 +16,7 @@ from kdbench.data.views import Views
 from kdbench.engine.teacher import TeacherNetwork, Teaching
 from kdbench.engine.train import train
 from kdbench.engine.tuning import place, settle
-from kdbench.method import build_method
+from kdbench.method import Method, build_method
 from kdbench.model import build, normalisation
 from kdbench.types import MethodSpec, ModelChoice, Precision, RunSpec, TrainSpec, ViewSpec
 
@@ -109,18 +109,23 @@ def run_of(name: str, data: Dataset, method: MethodSpec, epochs: int, batch: int
     )
 
 
-def engine_seconds(model: nn.Module, data: Dataset, spec: RunSpec, teachers: Sequence[Teaching] = ()) -> float:
+def engine_seconds(
+    model: nn.Module, data: Dataset, spec: RunSpec, teachers: Sequence[Teaching] = (), method: Method | None = None
+) -> float:
     """Seconds of all steps of a run.
 
     Each epoch counts from its begin (where cached outputs are opened) to the end of its last step; what comes once a
     run, and the validation, is left out.
+
+    Args:
+        method: the spec's, not yet prepared; None: it is built.
     """
     ticks: list[float] = []
     norm = normalisation(spec.model)
     train(
         spec,
         model,
-        build_method(spec.method),
+        method or build_method(spec.method),
         data,
         Views(spec.views, *norm),
         Views(None, *norm),
