@@ -19,7 +19,7 @@ from kdbench.data.memory import from_arrays, from_torch
 from kdbench.data.views import Views
 from kdbench.engine.evaluate import measure, predict
 from kdbench.engine.taps import Watched
-from kdbench.engine.teacher import CachedTeacher, LiveTeacher, TeacherNetwork, Teaching, mode_for, passes_of
+from kdbench.engine.teacher import TeacherNetwork, Teaching, teaching_for
 from kdbench.engine.train import train
 from kdbench.engine.tuning import place, settle
 from kdbench.errors import ConfigError, TrainError
@@ -156,14 +156,8 @@ def distill(
                     title=type(network).__name__,
                     taps=teacher_taps,
                 )
-                if mode_for(spec.teaching, known, built.reads_of_teachers(), spec.train.epochs) == "live":
-                    teachings.append(LiveTeacher(known, built.reads_of_teachers(), shown))
-                else:
-                    place_of = Path(cache) if cache is not None else Path(temporary)
-                    passes = passes_of(spec.views, spec.train.epochs)
-                    teachings.append(
-                        CachedTeacher(known, built.reads_of_teachers(), place_of, passes=passes, progress=progress)
-                    )
+                kept = Path(cache) if cache is not None else Path(temporary)
+                teachings.append(teaching_for(spec, built, known, shown, kept, progress=progress))
             trained = train(
                 spec,
                 place(student, tuning, device),

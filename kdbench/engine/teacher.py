@@ -35,8 +35,9 @@ from kdbench.engine.evaluate import BATCH
 from kdbench.engine.taps import Watched
 from kdbench.errors import TrainError
 from kdbench.features import Anatomy, Need, Outputs
+from kdbench.method import Method
 from kdbench.store import write_atomic
-from kdbench.types import Precision, Progress, TeacherMode, TeachingSpec, ViewSpec, content_id
+from kdbench.types import Precision, Progress, RunSpec, TeacherMode, TeachingSpec, ViewSpec, content_id
 
 log = logging.getLogger(__name__)
 
@@ -299,6 +300,29 @@ class CachedTeacher(Teaching):
             "precision": network.precision,
         }
         write_atomic(self.folder / "about.json", json.dumps(facts, indent=1).encode(), durable=False)
+
+
+def teaching_for(
+    spec: RunSpec,
+    method: Method,
+    network: TeacherNetwork,
+    shown: Views,
+    cache: Path,
+    *,
+    notice: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Teaching:
+    """A teacher as a run meets it: replayed from the cache or live, as its spec decides.
+
+    Args:
+        shown: the student's views.
+        cache, notice, progress: as in `CachedTeacher`.
+    """
+    needs = method.reads_of_teachers()
+    if mode_for(spec.teaching, network, needs, spec.train.epochs) == "live":
+        return LiveTeacher(network, needs, shown)
+    passes = passes_of(spec.views, spec.train.epochs)
+    return CachedTeacher(network, needs, cache, passes=passes, notice=notice, progress=progress)
 
 
 def cache_key(network: TeacherNetwork) -> str:

@@ -17,7 +17,7 @@ from kdbench.data.dataset import Dataset
 from kdbench.data.views import Views
 from kdbench.engine.evaluate import BATCH, measure, predict
 from kdbench.engine.taps import Watched
-from kdbench.engine.teacher import CachedTeacher, LiveTeacher, TeacherNetwork, Teaching, mode_for, passes_of
+from kdbench.engine.teacher import TeacherNetwork, teaching_for
 from kdbench.engine.train import train
 from kdbench.engine.tuning import place, settle
 from kdbench.environment import collect, usable_cores
@@ -156,9 +156,12 @@ def _train_and_measure(
     torch.set_num_threads(tuning.threads)
     model = place(model, tuning, device)
     teachers = [
-        _teaching(_teacher(teacher, spec, data, store, cache, device), spec, method, shown, cache, notice, progress)
+        teaching_for(
+            spec, method, _teacher(teacher, spec, data, store, cache, device), shown, cache,
+            notice=notice, progress=progress,
+        )
         for teacher in spec.teachers
-    ]
+    ]  # fmt: skip
     trained = train(
         spec,
         model,
@@ -224,21 +227,6 @@ def _teacher(
         precision=tuning.precision,
         title=teacher.model.name,
     )
-
-
-def _teaching(
-    network: TeacherNetwork,
-    spec: RunSpec,
-    method: Method,
-    shown: Views,
-    cache: Path,
-    notice: Callable[[str], None] | None,
-    progress: Progress | None,
-) -> Teaching:
-    if mode_for(spec.teaching, network, method.reads_of_teachers(), spec.train.epochs) == "live":
-        return LiveTeacher(network, method.reads_of_teachers(), shown)
-    passes = passes_of(spec.views, spec.train.epochs)
-    return CachedTeacher(network, method.reads_of_teachers(), cache, passes=passes, notice=notice, progress=progress)
 
 
 def _shareable(spec: RunSpec) -> RunSpec:

@@ -14,6 +14,7 @@ from small import make_suite
 from kdbench.data.dataset import open_dataset
 from kdbench.data.labels import LEUKOCYTES
 from kdbench.data.views import Views
+from kdbench.engine import teacher as teacher_module
 from kdbench.engine import tuning
 from kdbench.engine.evaluate import measure, predict
 from kdbench.errors import DataError, RecordError
@@ -231,9 +232,9 @@ def test_record_says_how_several_teachers_were_heard(go, tmp_path, monkeypatch):
     assert fixed.teacher_weights == tuple(sha256_of(store, teacher) for teacher in fixed.spec.teachers)
     assert len(set(fixed.teacher_weights)) == 2
 
-    original = run_module.mode_for
+    original = teacher_module.mode_for
     monkeypatch.setattr(
-        run_module,
+        teacher_module,
         "mode_for",
         lambda teaching, network, *more: "live" if network.title == "vit_micro" else original(teaching, network, *more),
     )
