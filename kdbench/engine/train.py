@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -132,7 +133,8 @@ def train(
 
     hard = HardLabels(data, settings, device)
     total = settings.epochs * steps
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    seeded = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with contextlib.closing(watched), seeded:  # a run that diverges takes its hooks along
         for epoch in range(len(history), settings.epochs):
             if progress:
                 progress(spec.title, epoch * steps, total)
@@ -220,7 +222,6 @@ def train(
                         "seconds": spent,
                     },
                 )
-    watched.close()
     learner.load_state_dict(best)
     return Trained(learner.eval(), tuple(history), best_epoch, spent, tuning)
 

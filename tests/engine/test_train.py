@@ -362,6 +362,15 @@ def test_far_too_high_a_learning_rate_diverges(tiny_data):
         go(tiny_data, make_spec(tiny_data, epochs=20, learning_rate=1e6, warmup_epochs=0), make_model())
 
 
+def test_a_diverged_run_leaves_no_hooks_behind(tiny_data):
+    method = Scripted(lambda call, student: student.sum() * float("nan"))
+    method.needs = ("logits", "stages")
+    model = make_model()
+    with pytest.raises(Diverged):
+        go(tiny_data, make_spec(tiny_data), model, method)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 @pytest.mark.parametrize(
     ("method", "count"), [("ce", 1), ("dml", 1), (KD, 0), (KD, 2), ("multi_fixed", 1), ("multi_fixed", 0)], ids=str
 )
