@@ -317,5 +317,5 @@ def _reads(head: nn.Linear, grid: Tensor, raw: Tensor, pooled: Tensor | None) ->
         return False
     seen = [grid.mean((2, 3))]
     if raw.ndim == 3:
-        seen += [raw.mean(1), *raw[:, : raw.shape[1] - grid.shape[2] * grid.shape[3]].unbind(1)]
+        seen += raw[:, : raw.shape[1] - grid.shape[2] * grid.shape[3]].unbind(1)
     return any(_alike(one, pooled) for one in seen)

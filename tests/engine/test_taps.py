@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -200,6 +201,26 @@ def test_inner_blocks_without_a_class_token_and_the_end_with_one_share_a_grid():
     assert inner.shape[1] == 64
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("vit_micro", (1, 2, 4)), ("deit_tiny", (2, 5, 8)), ("timm/mixer_s32_224", (1, 3, 5))]
+)
+def test_the_maps_of_a_transformer_are_evenly_spaced(name, blocks):
+    model = network(name, 64).eval()
+    watched = Watched(model, 64, ("stages",))
+    with torch.no_grad():
+        outputs = watched(images(64))
+    for stage, number in zip(outputs.stages[:-1], blocks, strict=True):
+        _, tokens = heard(model, model.blocks[number], images(64))
+        assert torch.equal(to_tokens(stage), tokens[:, watched.anatomy.prefix_tokens :])
+
+
+def test_tokens_before_a_small_grid_are_not_taken_for_patches():
+    """2 x 2 patches, a class and four register tokens are nine tokens, and no grid of 3 x 3."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=16, reg_tokens=4, num_classes=5)
+    anatomy = Watched(model, 32).anatomy
+    assert (anatomy.stages, anatomy.prefix_tokens) == (((192, 2, 2),) * 4, 5)
+
+
 def test_channels_last_of_a_swin_come_back_as_channels_first():
     model = network("timm/swin_tiny_patch4_window7_224", 64).eval()
     _, output = heard(model, model.layers[3], images(64))
@@ -290,7 +311,14 @@ def test_another_form_of_the_network_is_called_in_its_place():
 # ---------------------------------------------------------------- nothing is left behind
 
 
-@pytest.mark.parametrize("build_model", [make_model, make_noisy_model])
+class Restless(nn.Sequential):
+    """Draws random numbers whenever it is asked, in evaluation too."""
+
+    def forward(self, pixels):
+        return super().forward(F.dropout(pixels, 0.1, training=True))
+
+
+@pytest.mark.parametrize("build_model", [make_model, make_noisy_model, lambda: Restless(*make_noisy_model())])
 def test_construction_changes_nothing(build_model):
     model = build_model().train()
     next(model.children()).eval()
@@ -346,11 +374,11 @@ def test_a_failed_look_leaves_the_mode_and_no_hooks():
     assert same_weights(model, before)
 
 
-def test_a_timm_model_of_another_size_is_refused_as_any_other():
-    import timm
-
+@pytest.mark.parametrize("name", ["efficientformer_l1", "swin_tiny_patch4_window7_224"])
+def test_a_timm_model_of_another_size_is_refused_as_any_other(name):
+    """One fails at a tensor, the other at an assertion."""
     with pytest.raises(TrainError, match=r"does not take images \(N, 3, 64, 64\)"):
-        Watched(timm.create_model("efficientformer_l1", num_classes=5), 64)
+        Watched(timm.create_model(name, num_classes=5), 64)
 
 
 # ---------------------------------------------------------------- memory format, tokens
@@ -496,6 +524,12 @@ OWN = {
     "blown up": (  # VGG and AlexNet pool small maps up to the size of large ones
         lambda: plain(nn.AdaptiveAvgPool2d(11), nn.Flatten(), nn.Linear(16 * 11 * 11, 5)), 32,
         ((8, 16, 16), (16, 8, 8)), "3", False, 0,
+    ),
+    "cut short": (  # its last block begins at the size of the one before and leaves a single position
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()), nn.Sequential(nn.Conv2d(8, 9, 3, 2, 1), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(9, 10, 1), nn.AdaptiveAvgPool2d(1)), nn.Flatten(), nn.Linear(10, 5),
+        ), 32, ((8, 16, 16), (9, 8, 8)), "1", False, 0,
     ),
     "sequential": (lambda: plain(*POOLED), 32, ((8, 16, 16), (16, 8, 8)), "3", True, 0),
     "wrapped": (lambda: nn.Sequential(plain(*POOLED)), 32, ((8, 16, 16), (16, 8, 8)), "0.3", True, 0),

@@ -379,6 +379,16 @@ def test_wrong_number_of_teachers(tiny_data, method, count):
         go(tiny_data, make_spec(tiny_data, method), make_model(), teachers=[Teacher(tiny_data)] * count)
 
 
+def test_one_teacher_is_not_many(tiny_data):
+    method = Scripted(lambda call, student: student.sum() * 0.0)
+    method.teachers = "many"
+    spec = make_spec(tiny_data, epochs=1)
+    with pytest.raises(TrainError, match="'scripted' takes 2 or more teachers, 1 given"):
+        go(tiny_data, spec, make_model(), method, teachers=[Teacher(tiny_data)])
+    go(tiny_data, spec, make_model(), method, teachers=[Teacher(tiny_data)] * 2)
+    assert method.calls == STEPS
+
+
 # ---------------------------------------------------------------- selection
 
 
@@ -628,7 +638,9 @@ def test_the_loop_makes_the_second_student_itself_unless_it_is_given_one(tiny_da
     start = weights(model)
     alone = go(tiny_data, spec, make_model())
     trained = go(tiny_data, spec, model, first)
-    go(tiny_data, spec, make_model(), second)
+    again = make_model()
+    torch.randn(17)  # what was drawn before must not matter
+    go(tiny_data, spec, again, second)
     assert same_weights(first.peer, second.peer)  # drawn from the seed of the run
     assert first.hooks == 0
     assert same_weights(alone.model, trained.model)  # the student learns as it would alone
