@@ -147,10 +147,10 @@ def distill(
         torch.set_num_threads(tuning.threads)
         try:
             teachings: list[Teaching] = []
-            for network in teachers:
+            for network, taught_by in zip(teachers, spec.teachers, strict=True):
                 known = TeacherNetwork(
                     network.to(device),
-                    weights_identity(network),
+                    taught_by.model.weights,
                     images,
                     Views(spec.views, *(teacher_normalisation or normalisation)),
                     title=type(network).__name__,

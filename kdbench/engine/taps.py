@@ -7,6 +7,7 @@ by watching one image pass through).
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -74,6 +75,12 @@ class Watched:
         token = more[0] if more and "token" in self.needs else None
         # flat: a classifier may be a 1x1 convolution
         return Outputs(logits, pooled.flatten(1) if pooled is not None else None, stages, token)
+
+    def asked_for(self, needs: Iterable[Need]) -> Watched:
+        """The same network watched for something else, short of a token; nothing is looked for again."""
+        other = copy.copy(self)
+        other.needs, other._kept = frozenset(needs) - {"token"}, {}
+        return other
 
     def close(self) -> None:
         """Leave the network as it was."""

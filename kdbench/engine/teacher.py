@@ -88,10 +88,15 @@ class TeacherNetwork:
         self.identity, self.data, self.views, self.precision, self.title = identity, data, views, precision, title
         self.taps = tuple(taps)
         self.view_spec: ViewSpec = views.spec
-        self.anatomy = Watched(model, data.spec.image_size, taps=taps).anatomy
+        self._watched = Watched(model, data.spec.image_size, taps=taps)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self._watched.anatomy
 
     def watched(self, needs: Iterable[Need]) -> Watched:
-        return Watched(self.model, self.data.spec.image_size, needs, self.taps)
+        """The network, to be called for these needs."""
+        return self._watched.asked_for(needs)
 
     @property
     def device(self) -> torch.device:
@@ -244,7 +249,6 @@ class CachedTeacher(Teaching):
             for tap, path in partial.items():
                 path.replace(self._path(number, tap))
         finally:
-            watched.close()
             for path in partial.values():
                 path.unlink(missing_ok=True)
 

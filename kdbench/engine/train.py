@@ -134,7 +134,7 @@ def train(
     hard = HardLabels(data, settings, device)
     total = settings.epochs * steps
     seeded = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with contextlib.closing(watched), seeded:  # a run that diverges takes its hooks along
+    with contextlib.closing(watched), seeded:  # however the run ends, the network answers as it did before
         for epoch in range(len(history), settings.epochs):
             if progress:
                 progress(spec.title, epoch * steps, total)

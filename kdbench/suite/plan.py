@@ -87,6 +87,12 @@ def make_plan(
         problems += _model_problems(entry.model, suite.datasets)
     if any(problems):
         raise ConfigError(list(dict.fromkeys(filter(None, problems))), suite.name)
+    suite = suite.model_copy(
+        update={
+            "teachers": tuple(entry.model_copy(update={"model": _weighed(entry.model)}) for entry in suite.teachers),
+            "students": tuple(entry.model_copy(update={"model": _weighed(entry.model)}) for entry in suite.students),
+        }
+    )
 
     runs: dict[RunSpec, None] = {}
     for asked in suite.datasets:
@@ -99,7 +105,7 @@ def make_plan(
                 for run in _students(suite, dataset, student, teachers, seed):
                     _add(runs, run)
     # a method may bring networks of its own, as an assistant between teacher and student
-    named = {_weighed(entry.model) for entry in (*suite.teachers, *suite.students)}
+    named = {entry.model for entry in (*suite.teachers, *suite.students)}
     for run in runs:
         if run.model not in named:
             problems += _model_problems(run.model, [run.dataset])
@@ -162,7 +168,7 @@ def _teacher(suite: Suite, dataset: DatasetSpec, entry: TeacherEntry) -> RunSpec
     return RunSpec(
         role="teacher",
         dataset=dataset,
-        model=_weighed(entry.model),
+        model=entry.model,
         method=MethodSpec(name="ce"),
         views=suite.views,
         train=entry.train_spec(suite.train),
@@ -179,7 +185,7 @@ def _students(
         untaught = RunSpec(
             role="student",
             dataset=dataset,
-            model=_weighed(entry.model),
+            model=entry.model,
             method=spec,
             views=suite.views,
             train=entry.train_spec(suite.train),
