@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 SCHEMA_VERSION = 1
 """Of RunRecord: raised when a field changes its meaning or goes away."""
 
+PROFILE_SCHEMA_VERSION = 1
+"""Of ProfileRecord: raised when a field changes its meaning or goes away."""
+
 ENGINE_VERSION = 1
 """Part of every run_id: raised when the same spec would train to another result."""
 
@@ -30,6 +33,7 @@ SplitName = Literal["train", "val", "test"]
 Status = Literal["ok", "failed", "diverged"]
 Fit = Literal["crop", "stretch", "pad"]
 Precision = Literal["fp32", "bf16"]
+Device = Literal["cpu", "cuda"]
 
 
 class Frozen(BaseModel):
@@ -309,6 +313,18 @@ class EpochLog(Frozen):
     seconds: float
 
 
+class Memory(Frozen):
+    """What one forward pass needs besides the runtime itself."""
+
+    peak_rss_bytes: int | None = Field(
+        default=None,
+        description="highest resident memory of an isolated process while it runs the model, above what it held "
+        "before the model was loaded: weights, activations and what the runtime keeps for them",
+    )
+    cuda_allocated_bytes: int | None = Field(default=None, description="highest, by torch's allocator")
+    cuda_reserved_bytes: int | None = Field(default=None, description="highest, by torch's allocator")
+
+
 class Latency(Frozen):
     """Time of one forward pass on one machine in one setting."""
 
@@ -319,7 +335,51 @@ class Latency(Frozen):
     median_ms: float
     iqr_ms: float
     samples: int
-    unstable: bool = Field(description="the interquartile range is above 10 % of the median")
+    unstable: bool = Field(
+        description="the interquartile range is above 10 % of the median, or something else was at work"
+    )
+    device: Device = "cpu"
+    library: str = Field(default="", description='what ran it, with its version; "": the environment\'s torch')
+    interval_ms: tuple[float, float] | None = Field(default=None, description="95 % bootstrap interval of the median")
+    p90_ms: float | None = Field(default=None, description="None: too few samples for it")
+    p99_ms: float | None = Field(default=None, description="None: too few samples for it")
+    prepare_ms: float | None = Field(
+        default=None, description="loading it, with what the runtime optimises or compiles"
+    )
+    cold_ms: float | None = Field(default=None, description="the first call after that")
+    steady: bool | None = Field(default=None, description="whether the warm-up reached steady times")
+    isolated: bool = Field(
+        default=False, description="in a process of its own, in rounds that took turns with those of other models"
+    )
+    rounds_ms: tuple[tuple[float, ...], ...] = Field(default=(), description="every sample, by round, as taken")
+    disturbed_ms: tuple[float, ...] = Field(
+        default=(), description="passes left out, as the system gave the processor to somebody else meanwhile"
+    )
+    memory: Memory | None = None
+    energy_j: float | None = Field(default=None, description="of one forward pass, by the platform's own counter")
+    note: str = ""
+
+
+class LayerCost(Frozen):
+    """One module of a network and what it does itself, without its submodules; of one image."""
+
+    name: str = Field(description='its path in the network; "": the network itself')
+    kind: str = Field(description="its class")
+    params: int
+    macs: int
+    activations: int = Field(description="values its multiply-add operators put out")
+    output: tuple[int, ...] | None = Field(default=None, description="shape; None if it gives no single tensor")
+    operators: dict[str, int] = Field(default_factory=dict, description="multiply-adds by operator")
+    not_counted: dict[str, int] = Field(default_factory=dict, description="calls of operators outside macs")
+
+
+class CrossCheck(Frozen):
+    """The same network by another counter."""
+
+    counter: str = Field(description="with its version")
+    macs: int
+    difference: float = Field(description="(macs - ours) / ours; 0 if both are 0")
+    reasons: tuple[str, ...] = Field(default=(), description="what makes the difference, the largest part first")
 
 
 class Profile(Frozen):
@@ -332,6 +392,15 @@ class Profile(Frozen):
     weight_bytes: int = Field(description="parameters and buffers as stored")
     not_counted: dict[str, int] = Field(default_factory=dict, description="operators outside macs, with their calls")
     latencies: tuple[Latency, ...] = ()
+    trainable_params: int | None = None
+    activations: int | None = Field(default=None, description="values that multiply-add operators put out, one image")
+    activation_bytes: int | None = Field(
+        default=None, description="estimate: most bytes of activations alive at once in one forward pass of one image"
+    )
+    denormals: int | None = Field(default=None, description="weights other than 0 below the type's smallest normal")
+    by_operator: dict[str, int] = Field(default_factory=dict, description="macs by operator")
+    layers: tuple[LayerCost, ...] = Field(default=(), description="in the order of the network; () if not asked for")
+    cross_check: CrossCheck | None = None
 
 
 class Environment(Frozen):
@@ -350,6 +419,16 @@ class Environment(Frozen):
     kdbench: str
     commit: str | None
     dirty: bool | None
+    affinity: int | None = Field(default=None, description="processors this process may be put on")
+    quota_cores: float | None = Field(default=None, description="what the control group grants; None: no limit")
+    governor: str | None = Field(default=None, description="of the clock; None: not told")
+    clock_mhz: tuple[float, float] | None = Field(default=None, description="lowest and highest set; None: not told")
+    load: tuple[float, float] | None = Field(default=None, description="1 min load average, at start and end")
+    flush_denormal: bool | None = None
+    thread_settings: dict[str, str] = Field(default_factory=dict, description="thread variables that are set")
+    gpu_driver: str | None = None
+    gpu_clock_mhz: tuple[int, int] | None = Field(default=None, description="of the GPU's cores: now, at most")
+    gpu_throttle: tuple[str, ...] = Field(default=(), description="why the GPU's clock is held down")
 
 
 class Tuning(Frozen):
@@ -418,6 +497,22 @@ class RunRecord(Frozen):
     environment: Environment
     data: DataCard | None = None
     failure: Failure | None = None
+    command: str = ""
+
+
+class ProfileRecord(Profile):
+    """A model's costs as a file of their own: measured on the target, taken in by a report elsewhere."""
+
+    kind: Literal["kdbench-profile"] = "kdbench-profile"
+    schema_version: int = PROFILE_SCHEMA_VERSION
+    model: str = Field(description="how tables call it")
+    choice: ModelChoice
+    num_classes: int
+    run_id: str = Field(default="", description='of the run that trained it; "": it is not trained')
+    title: str = Field(default="", description="of that run")
+    started: str = Field(description="ISO 8601, UTC")
+    environment: Environment
+    failures: dict[str, str] = Field(default_factory=dict, description="why a setting has no figure, by setting")
     command: str = ""
 
 

@@ -18,10 +18,14 @@ settings.load_profile("kdbench")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_below_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whoever asks for the default cache gets one that goes away with the tests."""
+def _own_cache_and_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever asks for the default cache, or for a temporary folder, gets one that goes away with the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDBENCH_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+        # trainings leave their marks there, and nobody may time beside one: other tests on this machine are not asked
+        temporary = str(tmp_path_factory.mktemp("t"))
+        patch.setenv("TMPDIR", temporary)
+        patch.setattr(tempfile, "tempdir", temporary)
         yield
 
 

@@ -14,7 +14,7 @@ PACKAGE = Path(kdbench.__file__).parent
 FLOORS = (
     ("errors", "_version"),
     ("types", "registry"),
-    ("config", "store", "environment", "seeding", "paths"),
+    ("config", "store", "environment", "activity", "seeding", "paths"),
     ("model", "models", "data", "features", "method", "methods", "profiling"),
     ("engine", "compress"),
     ("suite",),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdbench.activity import training
 from kdbench.data.dataset import Dataset
 from kdbench.data.memory import from_arrays, from_torch
 from kdbench.data.views import Views
@@ -143,7 +144,7 @@ def distill(
         batch_size=min(spec.train.batch_size, len(images.splits["train"])),
     )  # fmt: skip
     threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="kdbench-") as temporary, _lent(teachers):
+    with tempfile.TemporaryDirectory(prefix="kdbench-") as temporary, _lent(teachers), training("distill"):
         torch.set_num_threads(tuning.threads)
         try:
             teachings: list[Teaching] = []

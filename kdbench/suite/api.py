@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdbench.activity import training
 from kdbench.config import Suite
 from kdbench.data.dataset import open_dataset
 from kdbench.errors import MissingData
@@ -70,6 +71,7 @@ def run_suite(
     store = Store(results if results is not None else Path("results") / suite.name)
     with store.lock():
         plan = plan_suite(suite, root=root, cache=cache, seeds=seeds, only=only, progress=progress)
-        return execute(
-            plan, store, data_root(root), cache_root(cache), command=command, listener=listener, progress=progress
-        )
+        with training(suite.name):
+            return execute(
+                plan, store, data_root(root), cache_root(cache), command=command, listener=listener, progress=progress
+            )
