@@ -16,10 +16,17 @@ import torch
 from timing import Row
 
 from kdbench.data.dataset import Dataset, open_dataset
-from kdbench.environment import usable_cores
+from kdbench.environment import collect, usable_cores
 from kdbench.types import DatasetSpec
 
 _ROWS = pytest.StashKey[list[Row]]()
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """Baselines are committed: what they were measured on belongs there, whose machine it is does not."""
+    machine_info.pop("node", None)
+    told = {"fingerprint", "cores", "versions"}
+    machine_info["kdbench"] = collect(usable_cores()).model_dump(mode="json", include=told)
 
 
 @pytest.fixture(scope="session", autouse=True)

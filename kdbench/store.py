@@ -5,6 +5,7 @@
     DIR/items/<dataset>.csv               which images those are: id, label, group; named by a hash of the spec
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
+    DIR/profiles/<name>.json              a list of profile records: what models cost, measured apart from their runs
 
 Every file is written beside its place and moved there, so a reader and a killed process see all of it or none.
 """
@@ -15,21 +16,26 @@ import csv
 import io
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from pydantic_core import from_json, to_json
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.types import SCHEMA_VERSION, RunRecord
+from kdbench.types import PROFILE_SCHEMA_VERSION, SCHEMA_VERSION, Latency, ProfileRecord, RunRecord
 
 _TEMPORARY = ".partial-"
-_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints")
+_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "profiles")
+_KIND = "kdbench-profile"
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -69,6 +75,9 @@ class Store:
 
     def items_path(self, key: str) -> Path:
         return self.root / "items" / f"{key}.csv"
+
+    def profiles_path(self, name: str) -> Path:
+        return self.root / "profiles" / f"{name}.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -117,7 +126,9 @@ class Store:
 
     def records(self) -> list[RunRecord]:
         """All records in the order of their ids. Raises: SchemaMismatch."""
-        return [load_record(path) for path in sorted((self.root / "records").glob("*.json"))]
+        # by name: comparing whole paths takes a tenth of the time of a large folder
+        paths = sorted((self.root / "records").glob("*.json"), key=lambda path: path.name)
+        return [load_record(path) for path in paths]
 
     def write_predictions(self, run_id: str, logits: np.ndarray) -> None:
         write_atomic(self.predictions_path(run_id), save({"test_logits": np.ascontiguousarray(logits, np.float32)}))
@@ -152,6 +163,14 @@ class Store:
         except (OSError, IndexError, UnicodeDecodeError) as problem:
             raise RecordError(f"no usable list of test images in {path}: {problem}; run the suite again") from None
 
+    def write_profiles(self, name: str, profiles: Sequence[ProfileRecord]) -> Path:
+        """Write the profiles as one list, in place of what that name held. Raises: RecordError for a bad name."""
+        path = self.profiles_path(name)
+        if not name or name.startswith(".") or path.name != f"{name}.json" or "\\" in name:
+            raise RecordError(f"'{name}' cannot name a file of profiles; take letters, digits, '-' and '_'")
+        write_atomic(path, to_json(list(profiles), indent=1) + b"\n")
+        return path
+
 
 def load_record(path: Path) -> RunRecord:
     """Read one record file. Raises: SchemaMismatch if it is damaged or of another schema version."""
@@ -171,3 +190,100 @@ def find_stores(root: Path | str) -> list[Store]:
     """The results folders at or below root: every folder that holds ``records/*.json``."""
     folders = {path.parent.parent for path in Path(root).rglob("records/*.json")}
     return [Store(folder) for folder in sorted(folders)]
+
+
+def load_profiles(path: Path | str) -> list[ProfileRecord]:
+    """Read a file that holds one profile or a list of them.
+
+    Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
+    """
+    path = Path(path)
+    try:
+        found = from_json(path.read_bytes())
+        return [_profile(item) for item in (found if isinstance(found, list) else [found])]
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the profile'}: {first['msg']}"
+    except ValueError as problem:
+        trouble = str(problem)
+    raise SchemaMismatch(
+        f"{path} holds no profiles of schema {PROFILE_SCHEMA_VERSION}: {trouble}; make it again with `kdbench profile`"
+    )
+
+
+def _profile(item: Any) -> ProfileRecord:
+    """Raises: ValueError; its kind and version are looked at first, as they explain every other difference."""
+    if not isinstance(item, dict) or item.get("kind") != _KIND:
+        kind = item.get("kind") if isinstance(item, dict) else None
+        raise ValueError(f"the kind is {kind!r}, not {_KIND!r}")
+    if item.get("schema_version") != PROFILE_SCHEMA_VERSION:
+        raise ValueError(f"the schema version is {item.get('schema_version')!r}")
+    return ProfileRecord.model_validate(item)
+
+
+def find_profiles(root: Path | str) -> list[ProfileRecord]:
+    """The profiles of every ``profiles/*.json`` at or below root; root may be such a folder itself, or one file.
+
+    What was measured twice is there once (see `newest_profiles`). Raises: SchemaMismatch if a file cannot be read.
+    """
+    root = Path(root)
+    if root.is_file():
+        paths = {root}
+    else:
+        own = root.glob("*.json") if root.resolve().name == "profiles" else ()
+        paths = {*own, *root.rglob("profiles/*.json")}
+    return newest_profiles(profile for path in sorted(paths) for profile in load_profiles(path))
+
+
+def newest_profiles(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
+    """What was measured twice, once: of one network on one machine, each setting counts as it was measured last.
+
+    A profile keeps those of its latencies and failures that no later one has; without any left it goes. Neither the
+    order of the profiles nor that of the files they come from matters.
+    """
+    groups: defaultdict[tuple[str, ...], list[ProfileRecord]] = defaultdict(list)
+    for profile in profiles:
+        network = (profile.model, profile.choice.model_dump_json(), profile.run_id)
+        shape = (f"{profile.image_size:05d}", f"{profile.num_classes:05d}")
+        groups[(*network, *shape, profile.environment.fingerprint)].append(profile)
+    kept: list[ProfileRecord] = []
+    for _, group in sorted(groups.items()):
+        if len(group) > 1:  # the text tells those apart that say they started at one time
+            group.sort(key=lambda profile: (started_at(profile), profile.model_dump_json()), reverse=True)
+        kept += _not_measured_again(group)
+    return kept
+
+
+def _not_measured_again(group: Sequence[ProfileRecord]) -> Iterator[ProfileRecord]:
+    """Of the profiles of one network on one machine, the last one first: each with what is not in those before it."""
+    measured: set[tuple[Any, ...]] = set()
+    told: set[str] = set()
+    for number, profile in enumerate(group):
+        latencies = tuple(latency for latency in profile.latencies if _setting(latency) not in measured)
+        failures = {setting: reason for setting, reason in profile.failures.items() if setting not in told}
+        measured |= {_setting(latency) for latency in latencies}
+        told |= failures.keys() | {setting_text(latency) for latency in latencies}
+        if number == 0:  # counts alone are worth a profile, too
+            yield profile
+        elif latencies or failures:
+            yield profile.model_copy(update={"latencies": latencies, "failures": failures})
+
+
+def _setting(latency: Latency) -> tuple[Any, ...]:
+    return (setting_text(latency), latency.library, latency.isolated)
+
+
+def setting_text(latency: Latency) -> str:
+    """What it was measured under, as ``failures`` of a profile names a setting that has no figure."""
+    where = "" if latency.device == "cpu" else f" on {latency.device}"
+    threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
+    return f"{latency.runtime} {latency.precision}{where}, batch {latency.batch_size}, {threads}"
+
+
+def started_at(record: RunRecord | ProfileRecord) -> datetime:
+    """When it started, in UTC; the earliest time there is where the record's text is no date."""
+    try:
+        when = datetime.fromisoformat(record.started)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

@@ -6,23 +6,46 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kdbench.errors import RecordError, UnknownName
+from kdbench.report.costs import render_costs
 from kdbench.report.markdown import render_markdown
 from kdbench.report.rows import Row, build_rows, newest
-from kdbench.report.tabular import to_csv, to_frame, to_json
-from kdbench.store import find_stores
-from kdbench.types import RunRecord
+from kdbench.report.tabular import costs_csv, costs_frame, costs_json, to_csv, to_frame, to_json
+from kdbench.store import find_profiles, find_stores
+from kdbench.types import ProfileRecord, RunRecord
 
-__all__ = ["FORMATS", "Row", "build_rows", "collect", "render", "render_markdown", "to_frame", "to_json"]
+__all__ = [
+    "FORMATS",
+    "Row",
+    "build_rows",
+    "collect",
+    "collect_profiles",
+    "costs_csv",
+    "costs_frame",
+    "costs_json",
+    "render",
+    "render_costs",
+    "render_markdown",
+    "to_frame",
+    "to_json",
+]
 
-FORMATS: dict[str, Callable[[Sequence[RunRecord]], str]] = {
-    "md": render_markdown,
-    "csv": to_csv,
-    "json": lambda records: json.dumps(to_json(records), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+
+def _text(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[RunRecord], Sequence[ProfileRecord]], str]] = {
+    "md": lambda records, profiles: render_markdown(records, profiles=profiles) if records else render_costs(profiles),
+    "csv": lambda records, profiles: to_csv(records, profiles) if records else costs_csv(profiles),
+    "json": lambda records, profiles: _text(to_json(records, profiles) if records else costs_json(profiles)),
 }
 
 
@@ -32,17 +55,55 @@ def collect(results_dir: Path | str) -> list[RunRecord]:
     Raises: RecordError if there is none; SchemaMismatch if one cannot be read.
     """
     root = Path(results_dir)
-    records = newest(record for store in find_stores(root) for record in store.records())
+    with _kept_from_the_collector():
+        records = newest(record for store in find_stores(root) for record in store.records())
     if not records:
         what = "holds no records" if root.is_dir() else "is no folder"
         raise RecordError(f"{root} {what}; make some with `kdbench run quickstart`, or name another folder")
     return records
 
 
-def render(records: Sequence[RunRecord], format: str = "md") -> str:
-    """The leaderboard as text that ends with a newline: md, csv or json. Raises: RecordError, UnknownName."""
+def collect_profiles(root: Path | str) -> list[ProfileRecord]:
+    """All profiles at or below a folder, or of one file; what was measured twice, as it was measured last.
+
+    Unlike `collect` it may find none: a results folder needs no profiles of its own.
+
+    Raises: RecordError if there is no such file or folder; SchemaMismatch if a file cannot be read.
+    """
+    if not Path(root).exists():
+        raise RecordError(f"{root} is no file or folder; `kdbench profile MODEL --out FILE` writes a file of profiles")
+    return find_profiles(root)
+
+
+def render(records: Sequence[RunRecord], format: str = "md", profiles: Sequence[ProfileRecord] = ()) -> str:
+    """The leaderboard as text that ends with a newline: md, csv or json; without records, the costs alone.
+
+    Args:
+        profiles: measured apart from the runs; they join the rows they belong to.
+
+    Raises: RecordError if there is neither; UnknownName.
+    """
     if format not in FORMATS:
         raise UnknownName("format", format, FORMATS)
-    if not records:
+    if not records and not profiles:
         raise RecordError("there are no records to make a table from; make some with `kdbench run quickstart`")
-    return FORMATS[format](records)
+    return FORMATS[format](records, profiles)
+
+
+@contextmanager
+def _kept_from_the_collector() -> Iterator[None]:
+    """Read many records without the cyclic collector: it would walk all that were read, again and again, for three
+    quarters of the time, and find nothing, as no record refers back to itself.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():
+            # into the oldest generation at once, so that the next collections of young objects do not walk them either
+            gc.freeze()
+            gc.unfreeze()
+        gc.enable()

@@ -32,6 +32,7 @@ class Column:
         value: the raw figure (fractions, bytes, milliseconds), None if it is not known.
         note: what it means, for the legend under the tables.
         spread: the raw half of "a ± b"; CSV calls it ``<key>_<spread_name>``.
+        interval: the raw ends of its 95 % interval; CSV calls them ``<key>_interval_low`` and ``_high``.
         text: the figure and its spread as Markdown shows them.
         applies: whether a row can have this figure at all. One that can and has not is "missing"; else it is "–".
         variants: replaces the column by several for these rows, one for each thing that must not be mixed.
@@ -46,6 +47,7 @@ class Column:
     note: str = ""
     spread: Callable[[Row], float | None] | None = None
     spread_name: str = "std"
+    interval: Callable[[Row], tuple[float, float] | None] | None = None
     text: Callable[[Row, float | int | str, float | None], str] = lambda row, value, spread: str(value)
     applies: Callable[[Row], bool] = lambda row: True
     variants: Callable[[Sequence[Row]], Sequence[Column]] | None = None

@@ -5,12 +5,8 @@ A pure function of the records: no clock, no machine, no order of files goes int
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-
-from tabulate import tabulate
 
 from kdbench.report.column import (
     MISSING,
@@ -22,8 +18,10 @@ from kdbench.report.column import (
     points_text,
     scaled,
 )
-from kdbench.report.rows import Row, build_rows, dataset_key, differing, failure_text, newest, option_text, started_at
-from kdbench.types import DataCard, DatasetSpec, RunRecord, TrainSpec
+from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles, failure_text, newest
+from kdbench.report.text import LONGEST_LIST, dates, escape, grid, machines, made_with, shortened, versions
+from kdbench.store import newest_profiles, started_at
+from kdbench.types import DataCard, Environment, ProfileRecord, RunRecord, TrainSpec
 
 ENOUGH_SEEDS = 5
 """Seeds below which a sample standard deviation says little: with 3, its own 95 % interval spans a factor of 12."""
@@ -31,25 +29,28 @@ ENOUGH_SEEDS = 5
 NEAR = 0.01
 """How much accuracy (a fraction) a smaller model may lose and still be named as the thrifty choice."""
 
-_LONGEST_MESSAGE = 400  # characters of a failure's message; the record has the rest
-_LONGEST_LIST = 12  # classes, commands
 
-
-def render_markdown(records: Sequence[RunRecord], command: str | None = None, title: str = "Leaderboard") -> str:
+def render_markdown(
+    records: Sequence[RunRecord],
+    command: str | None = None,
+    title: str = "Leaderboard",
+    profiles: Iterable[ProfileRecord] = (),
+) -> str:
     """The whole page.
 
     Args:
         records: of any number of data sets, in any order.
         command: what made them; None takes it from the records.
         title: the page's heading.
+        profiles: costs measured apart from the runs, in any order; they join the rows they belong to.
     """
-    records = newest(records)
-    rows = build_rows(records)
+    records, profiles = newest(records), newest_profiles(profiles)
+    rows = build_rows(records, profiles)
     columns = columns_for(rows)
     sections: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sections[dataset_key(row.dataset)].append(row)
-    titles = _dataset_titles([group[0].dataset for group in sections.values()])
+    titles = dataset_titles([group[0].dataset for group in sections.values()])
 
     blocks = [f"# {escape(title)}", _summary(records)]
     shown: set[str] = set()
@@ -59,16 +60,8 @@ def render_markdown(records: Sequence[RunRecord], command: str | None = None, ti
         blocks += _section(name, group, kept, columns)
     blocks += _failures(records)
     blocks += _legend([column for column in columns if column.key in shown])
-    blocks += _provenance(records, command)
+    blocks += _provenance(records, command, rows, profiles)
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def escape(text: str) -> str:
-    """Any text as one line that GitHub shows as it is: no cell, tag, link or emphasis can come out of it."""
-    line = html.escape(" ".join(str(text).split()), quote=False)
-    line = re.sub(r"([\\`*|~\[\]])", r"\\\1", line)
-    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # inside a word it is no emphasis
-    return re.sub(r"^(?=(#+|[+-]|\d+[.)])(\s|$))", r"\\", line)  # nor does it open a heading or a list
 
 
 # ---------------------------------------------------------------- one data set
@@ -76,7 +69,7 @@ def escape(text: str) -> str:
 
 def _section(name: str, rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequence[Column]) -> list[str]:
     return [
-        f"## {name}",
+        f"## {escape(name)}",
         _in_short(rows, columns),
         _table(rows, columns),
         _caution(rows, columns, all_columns),
@@ -144,7 +137,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
         teacher = escape(row.teacher) or NOT_APPLICABLE
         body.append([rank, escape(row.model), row.role, escape(row.method), teacher, *cells])
     headings = ["#", "model", "role", "method", "teacher", *(escape(column.heading) for column in columns)]
-    return _grid(body, headings, ("right", *["left"] * 4, *["right"] * len(columns)))
+    return grid(body, headings, ("right", *["left"] * 4, *["right"] * len(columns)))
 
 
 def _best(rows: Sequence[Row], column: Column) -> set[str]:
@@ -222,7 +215,7 @@ def _bought(rows: Sequence[Row]) -> list[str]:
                 "gain without (points)"]  # fmt: skip
     return [
         "### What distillation bought",
-        _grid(body, headings, ("left", "right", "left", "left", "right", "right", "right")),
+        grid(body, headings, ("left", "right", "left", "left", "right", "right", "right")),
     ]
 
 
@@ -282,8 +275,8 @@ def _classes(card: DataCard) -> str:
     named = [
         f"{escape(label)} {test[label]:,}" if label in test else f"{escape(label)} (none)" for label in card.classes
     ]
-    more = f" and {len(named) - _LONGEST_LIST} more" if len(named) > _LONGEST_LIST else ""
-    return ", ".join(named[:_LONGEST_LIST]) + more
+    more = f" and {len(named) - LONGEST_LIST} more" if len(named) > LONGEST_LIST else ""
+    return ", ".join(named[:LONGEST_LIST]) + more
 
 
 def _training(rows: Sequence[Row]) -> str:
@@ -312,30 +305,13 @@ def _training_of(trains: Sequence[TrainSpec]) -> str:
     )
 
 
-def _dataset_titles(datasets: Sequence[DatasetSpec]) -> list[str]:
-    """Name and image size, and whatever else is needed to tell two of one name and size apart."""
-    titles = []
-    for dataset in datasets:
-        alike = [other for other in datasets if (other.name, other.image_size) == (dataset.name, dataset.image_size)]
-        facts = [{**other.model_dump(exclude={"options"}), **other.options} for other in alike]
-        own = facts[alike.index(dataset)]
-        said = [
-            option_text(key, "+".join(own[key]) if isinstance(own[key], tuple) else own[key])
-            for key in differing(facts)
-            if key in own
-        ]
-        titles.append(", ".join([escape(dataset.name), f"{dataset.image_size} px", *map(escape, said)]))
-    return titles
-
-
 # ---------------------------------------------------------------- the whole page
 
 
 def _summary(records: Sequence[RunRecord]) -> str:
     """Who measured what, when and on what, in one line."""
-    machines = sorted({_machine(record) for record in records})
-    where = escape(machines[0]) if len(machines) == 1 else f"{len(machines)} machines"
-    return f"{_run_count(records)}, {_dates(records)}, on {where}; {_versions(records)}."
+    environments = [record.environment for record in records]
+    return f"{_run_count(records)}, {dates(records)}, on {machines(environments)}; {versions(environments)}."
 
 
 def _run_count(records: Sequence[RunRecord]) -> str:
@@ -345,43 +321,15 @@ def _run_count(records: Sequence[RunRecord]) -> str:
     return f"{total} ({', '.join(bad)})" if bad else total
 
 
-def _dates(records: Sequence[RunRecord]) -> str:
-    days = sorted(started_at(record).date() for record in records if started_at(record).year > 1)
-    if not days:
-        return "undated"
-    return str(days[0]) if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-
-
-def _machine(record: RunRecord) -> str:
-    environment = record.environment
-    gpu = f" and {environment.gpu}" if environment.gpu else ""
-    return f"{environment.cpu} ({environment.cores} core{'s' if environment.cores != 1 else ''}){gpu}"
-
-
-def _versions(records: Sequence[RunRecord]) -> str:
-    versions = sorted(
-        {
-            (record.environment.kdbench, record.environment.commit or "", bool(record.environment.dirty))
-            for record in records
-        }
-    )
-    said = [
-        f"{version} (commit {escape(commit)}{', modified' if dirty else ''})" if commit else escape(version)
-        for version, commit, dirty in versions
-    ]
-    return f"kdbench {' and '.join(said)}"
-
-
 def _failures(records: Sequence[RunRecord]) -> list[str]:
     failed = [record for record in records if record.status != "ok" or record.test_metrics is None]
     if not failed:
         return []
     lines = []
     for record in sorted(failed, key=lambda record: (record.spec.title, record.run_id)):
-        reason = failure_text(record)
-        short = reason if len(reason) <= _LONGEST_MESSAGE else f"{reason[:_LONGEST_MESSAGE]}…"
+        reason = shortened(failure_text(record))
         status = "" if record.status == "ok" else f" {record.status}:"
-        lines.append(f"- {escape(record.spec.title)} (run {escape(record.run_id)}){status} {escape(short)}")
+        lines.append(f"- {escape(record.spec.title)} (run {escape(record.run_id)}){status} {escape(reason)}")
     return ["## Runs without a result", "\n".join(lines)]
 
 
@@ -393,45 +341,68 @@ def _legend(columns: Sequence[Column]) -> list[str]:
     return ["## How to read the columns", "\n".join(lines)]
 
 
-def _provenance(records: Sequence[RunRecord], command: str | None) -> list[str]:
+def _provenance(
+    records: Sequence[RunRecord], command: str | None, rows: Sequence[Row], profiles: Sequence[ProfileRecord]
+) -> list[str]:
     trained, taught = sum(r.train_seconds for r in records), sum(r.teacher_seconds for r in records)
     teaching = f", and {_duration(taught)} for teacher outputs" if taught else ""
-    body = []
-    by_machine: defaultdict[str, list[RunRecord]] = defaultdict(list)
+    in_rows = {id(profile) for row in rows for profile in row.profiles}
+    joined = [profile for profile in profiles if id(profile) in in_rows]
+    by_machine: defaultdict[str, list[Environment]] = defaultdict(list)
     for record in records:
-        by_machine[record.environment.fingerprint].append(record)
-    for fingerprint, group in sorted(by_machine.items()):
-        environment = group[0].environment
-        torch = sorted({record.environment.versions.get("torch", MISSING) for record in group})
-        threads = sorted({record.environment.threads for record in group})
+        by_machine[record.environment.fingerprint].append(record.environment)
+    runs = {fingerprint: len(found) for fingerprint, found in by_machine.items()}
+    for profile in joined:
+        by_machine[profile.environment.fingerprint].append(profile.environment)
+    body = []
+    for fingerprint, found in sorted(by_machine.items()):
+        here = runs.get(fingerprint, 0)
         body.append(
             [
                 escape(fingerprint[:4]),
-                escape(environment.cpu),
-                str(environment.cores),
-                " or ".join(map(str, threads)),
-                escape(environment.gpu or "none"),
-                escape(environment.system),
-                escape(" and ".join(torch)),
-                str(len(group)),
+                escape(found[0].cpu),
+                str(found[0].cores),
+                " or ".join(map(str, sorted({each.threads for each in found[:here]}))) or NOT_APPLICABLE,
+                escape(found[0].gpu or "none"),
+                escape(found[0].system),
+                escape(" and ".join(sorted({each.versions.get("torch", MISSING) for each in found}))),
+                str(here),
                 escape(fingerprint),
             ]
         )
     headings = ["machine", "processor", "cores", "training threads", "GPU", "system", "torch", "runs", "fingerprint"]
     align = ("left", "left", "right", "right", "left", "left", "left", "right", "left")
-    blocks = [
+    return [
         "## How it was measured",
-        _grid(body, headings, align),
-        f"{_run_count(records)}, started {_dates(records)}, with {_versions(records)}. "
+        grid(body, headings, align),
+        f"{_run_count(records)}, started {dates(records)}, with {versions(each.environment for each in records)}. "
         f"Training took {_duration(trained)} in all{teaching}.",
+        _joined(joined),
+        _left_over([profile for profile in profiles if id(profile) not in in_rows]),
+        *made_with([command] if command else [*(r.command for r in records), *(p.command for p in joined)]),
     ]
-    commands = [command] if command else sorted({record.command for record in records if record.command})
-    if commands:
-        lines = [" ".join(line.split()) for line in commands[:_LONGEST_LIST]]
-        fence = "`" * max(3, 1 + max(len(run) for line in lines for run in (re.findall("`+", line) or [""])))
-        more = f"\n\nand {len(commands) - _LONGEST_LIST} more." if len(commands) > _LONGEST_LIST else ""
-        blocks.append("Made with\n\n" + "\n".join([f"{fence}sh", *lines, fence]) + more)
-    return blocks
+
+
+def _joined(profiles: Sequence[ProfileRecord]) -> str:
+    if not profiles:
+        return ""
+    environments = [profile.environment for profile in profiles]
+    untrained = sum(not profile.run_id for profile in profiles)
+    stand_ins = f" ({untrained} untrained, for all rows of the same architecture and cost)" if untrained else ""
+    return (
+        f"Measured apart from the runs: {len(profiles)} network{'s' if len(profiles) != 1 else ''}{stand_ins}, "
+        f"{dates(profiles)}, on {machines(environments)}, with {versions(environments)}."
+    )
+
+
+def _left_over(profiles: Sequence[ProfileRecord]) -> str:
+    if not profiles:
+        return ""
+    names = sorted({
+        escape(each.title or f"{each.model} ({each.image_size} px, {each.num_classes} classes)") for each in profiles
+    })  # fmt: skip
+    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
+    return f"Profiles that fit no row, and are not shown: {', '.join(names[:LONGEST_LIST])}{more}."
 
 
 def _duration(seconds: float) -> str:
@@ -440,8 +411,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _grid(body: Sequence[Sequence[str]], headings: Sequence[str], align: Sequence[str]) -> str:
-    # "pipe", not "github": it writes the alignment marks; numbers are text here and must stay as they are
-    return tabulate(body, headers=headings, tablefmt="pipe", colalign=align, disable_numparse=True)

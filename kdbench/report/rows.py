@@ -6,43 +6,30 @@ Fractions stay fractions here, and nothing is rounded: rendering is the renderer
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench.types import DatasetSpec, Latency, MethodSpec, ModelChoice, Profile, RunRecord, RunSpec, Scalar
+from kdbench.report.figures import CellLatency, LatencySetting, fewest_threads, undisplaced
+from kdbench.store import newest_profiles, started_at
+from kdbench.types import (
+    DatasetSpec,
+    Latency,
+    MethodSpec,
+    ModelChoice,
+    Profile,
+    ProfileRecord,
+    RunRecord,
+    RunSpec,
+    Scalar,
+)
 
 RowRole = Literal["teacher", "baseline", "student"]
 BASELINE_METHOD = "ce"
-
-
-@dataclass(frozen=True, order=True)
-class LatencySetting:
-    """What a latency was measured under; figures of two settings are never compared."""
-
-    fingerprint: str
-    runtime: str
-    precision: str
-    batch_size: int
-    threads: int
-
-    def holds(self, fingerprint: str, latency: Latency) -> bool:
-        """Whether that latency, from a machine of that fingerprint, was measured under this setting."""
-        return self == LatencySetting(
-            fingerprint, latency.runtime, latency.precision, latency.batch_size, latency.threads
-        )
-
-
-@dataclass(frozen=True)
-class CellLatency:
-    """One cell's time of a forward pass: medians over its records. Milliseconds."""
-
-    median_ms: float
-    iqr_ms: float
-    unstable: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,7 @@ class Row:
             the ground truth out, `method` names it.
         rank: 1 is the best mean accuracy among the small models of the data set; None for teachers and for
             rows without a result.
+        profiles: measured apart from the runs: of its trained models, or of untrained ones that cost the same.
     """
 
     records: tuple[RunRecord, ...]
@@ -66,6 +54,7 @@ class Row:
     recipe: str = ""
     teacher_names: tuple[str, ...] = ()
     rank: int | None = None
+    profiles: tuple[ProfileRecord, ...] = ()
 
     @property
     def spec(self) -> RunSpec:
@@ -115,32 +104,32 @@ class Row:
         """Why the first run without a result has none; None if all have one."""
         return next((failure_text(record) for record in self.records if _accuracy(record) is None), None)
 
-    @property
+    @cached_property
     def accuracies(self) -> dict[int, float]:
         """Test accuracy by seed, fractions."""
         return _by_seed(self.records)
 
-    @property
+    @cached_property
     def accuracy(self) -> float | None:
         """Mean test accuracy over the seeds, a fraction."""
         return _mean(self.accuracies.values())
 
-    @property
+    @cached_property
     def accuracy_std(self) -> float | None:
         """Sample standard deviation (n - 1) over the seeds; None below two."""
         return _std(self.accuracies.values())
 
-    @property
+    @cached_property
     def macro_f1(self) -> float | None:
         """Mean over the seeds of the test macro-F1, a fraction."""
         return _mean(self._macro_f1s())
 
-    @property
+    @cached_property
     def macro_f1_std(self) -> float | None:
         """Sample standard deviation (n - 1) over the seeds; None below two."""
         return _std(self._macro_f1s())
 
-    @property
+    @cached_property
     def worst_recall(self) -> float | None:
         """Mean over the seeds of the lowest recall of a class, a fraction: what accuracy hides of rare classes."""
         return _mean(
@@ -149,43 +138,43 @@ class Row:
             if record.test_metrics is not None and record.test_metrics.recall and _accuracy(record) is not None
         )
 
-    @property
+    @cached_property
     def train_seconds(self) -> float | None:
         """Mean over the seeds of the time in the training loop, without teacher outputs that were computed ahead."""
         return _mean(record.train_seconds for record in self.records if _accuracy(record) is not None)
 
-    @property
+    @cached_property
     def gains(self) -> dict[int, float]:
         """Accuracy minus the baseline's at the same seed, by seed, fractions; only seeds that both have."""
         alone = _by_seed(self.baseline)
         return {seed: accuracy - alone[seed] for seed, accuracy in self.accuracies.items() if seed in alone}
 
-    @property
+    @cached_property
     def gain(self) -> float | None:
         """Mean of the paired differences to the baseline, a fraction; None without a shared seed."""
         return _mean(self.gains.values())
 
-    @property
+    @cached_property
     def gain_std(self) -> float | None:
         """Sample standard deviation (n - 1) of the paired differences; None below two."""
         return _std(self.gains.values())
 
-    @property
+    @cached_property
     def baseline_accuracy(self) -> float | None:
         """Mean test accuracy of the baseline over all of its seeds, a fraction."""
         return _mean(_by_seed(self.baseline).values())
 
-    @property
+    @cached_property
     def teacher_accuracy(self) -> float | None:
         """Mean test accuracy of its teachers, a fraction; None unless every one of them is there."""
-        wanted = {teacher.run_id for teacher in self.spec.teachers}
-        found = {record.run_id: value for record in self.teachers if (value := _accuracy(record)) is not None}
-        return _mean(found.values()) if wanted and wanted == set(found) else None
+        found = {record.run_id: _accuracy(record) for record in self.teachers}
+        known = [value for value in found.values() if value is not None]
+        return _mean(known) if len(known) == len(found) and len(self.teachers) == len(self.spec.teachers) else None
 
-    @property
+    @cached_property
     def profile(self) -> Profile | None:
         """Of the first record that has one: counts are the same for every seed."""
-        return next((record.profile for record in self.records if record.profile is not None), None)
+        return _profile(self.records)
 
     @property
     def params(self) -> int | None:
@@ -200,7 +189,7 @@ class Row:
     def weight_bytes(self) -> int | None:
         return self.profile.weight_bytes if self.profile else None
 
-    @property
+    @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """The machines its records come from, sorted."""
         return tuple(sorted({record.environment.fingerprint for record in self.records}))
@@ -215,21 +204,25 @@ class Row:
         return found.median_ms if found else None
 
     def latency(self, setting: LatencySetting) -> CellLatency | None:
-        """The medians over the cell's records of that one setting; None if it has none."""
-        found = [
-            latency
-            for record in self.records
-            if record.profile is not None
-            for latency in record.profile.latencies
-            if setting.holds(record.environment.fingerprint, latency)
-        ]
-        if not found:
-            return None
-        return CellLatency(
-            median_ms=statistics.median(latency.median_ms for latency in found),
-            iqr_ms=statistics.median(latency.iqr_ms for latency in found),
-            unstable=any(latency.unstable for latency in found),
-        )
+        """The medians over the cell's figures of that one setting; None if it has none."""
+        return self._cell_latencies.get(setting)
+
+    @cached_property
+    def _cell_latencies(self) -> dict[LatencySetting, CellLatency]:
+        return {setting: CellLatency.over(found) for setting, found in self.latencies.items()}
+
+    @cached_property
+    def latencies(self) -> dict[LatencySetting, list[Latency]]:
+        """All of its figures by what they were measured under; untrained networks only stand in for trained ones."""
+        own: defaultdict[LatencySetting, list[Latency]] = defaultdict(list)
+        stand_ins: defaultdict[LatencySetting, list[Latency]] = defaultdict(list)
+        for record in self.records:
+            for latency in record.profile.latencies if record.profile is not None else ():
+                own[LatencySetting.of(record.environment, latency)].append(latency)
+        for profile in self.profiles:
+            for latency in profile.latencies:
+                (own if profile.run_id else stand_ins)[LatencySetting.of(profile.environment, latency)].append(latency)
+        return {**stand_ins, **own}
 
     def _macro_f1s(self) -> list[float]:
         return [
@@ -239,12 +232,28 @@ class Row:
         ]
 
 
-def build_rows(records: Sequence[RunRecord]) -> list[Row]:
+def build_rows(records: Sequence[RunRecord], profiles: Iterable[ProfileRecord] = ()) -> list[Row]:
     """One row for each cell: data sets by name, within each the best accuracy first and rows without a result last.
 
-    The order of the records does not matter. Where a run_id occurs twice, the run that started last counts.
+    Neither the order of the records nor that of the profiles matters. Where a run_id occurs twice, the run that
+    started last counts.
+
+    Args:
+        records: of any number of data sets.
+        profiles: measured apart from the runs. That of a trained network joins the row of its run; that of an
+            untrained one joins every row of its architecture that has the same image size, classes, parameters and
+            multiply-adds. A method may deploy layers of its own, and then the counts tell that it does not fit.
     """
     records = newest(records)
+    joined = _Joined(newest_profiles(profiles))
+    teacher_ids: dict[str, str] = {}
+
+    def teacher_id(teacher: RunSpec) -> str:
+        text = teacher.model_dump_json()  # far cheaper than the id, and many students have one teacher
+        if text not in teacher_ids:
+            teacher_ids[text] = teacher.run_id
+        return teacher_ids[text]
+
     by_run = {record.run_id: record for record in records}
     cells: defaultdict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -262,8 +271,9 @@ def build_rows(records: Sequence[RunRecord]) -> list[Row]:
     for cell in cells.values():
         spec = cell[0].spec
         alone = baselines.get(_trained_alike(spec), []) if _role(spec) == "student" else []
-        taught_by = [by_run[teacher.run_id] for teacher in spec.teachers if teacher.run_id in by_run]
-        by_dataset[dataset_key(spec.dataset)].append(Row(tuple(cell), tuple(alone), tuple(taught_by)))
+        taught_by = [by_run[run_id] for run_id in map(teacher_id, spec.teachers) if run_id in by_run]
+        row = Row(tuple(cell), tuple(alone), tuple(taught_by), profiles=joined.of(cell))
+        by_dataset[dataset_key(spec.dataset)].append(row)
     return [row for key in sorted(by_dataset) for row in _ranked(_labelled(by_dataset[key]))]
 
 
@@ -275,15 +285,6 @@ def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
         if other is None or started_at(record) > started_at(other):
             latest[record.run_id] = record
     return [latest[run_id] for run_id in sorted(latest)]
-
-
-def started_at(record: RunRecord) -> datetime:
-    """When the run started, in UTC; the earliest time there is where the record's text is no date."""
-    try:
-        when = datetime.fromisoformat(record.started)
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 def failure_text(record: RunRecord) -> str:
@@ -298,17 +299,27 @@ def dataset_key(dataset: DatasetSpec) -> str:
     return f"{dataset.name}\x1f{dataset.image_size:05d}\x1f{dataset.model_dump_json()}"
 
 
+def dataset_titles(datasets: Sequence[DatasetSpec]) -> list[str]:
+    """Name and image size, and whatever else is needed to tell two of one name and size apart."""
+    titles = []
+    for dataset in datasets:
+        alike = [other for other in datasets if (other.name, other.image_size) == (dataset.name, dataset.image_size)]
+        facts = [{**other.model_dump(exclude={"options"}), **other.options} for other in alike]
+        own = facts[alike.index(dataset)]
+        said = [
+            option_text(key, "+".join(own[key]) if isinstance(own[key], tuple) else own[key])
+            for key in differing(facts)
+            if key in own
+        ]
+        titles.append(", ".join([dataset.name, f"{dataset.image_size} px", *said]))
+    return titles
+
+
 def latency_settings(rows: Iterable[Row]) -> list[LatencySetting]:
-    """The settings that get a column: batch 1 with the fewest threads, for each machine, runtime and precision."""
-    fewest: dict[tuple[str, str, str], LatencySetting] = {}
-    for record in (record for row in rows for record in row.records):
-        for latency in record.profile.latencies if record.profile else ():
-            if latency.batch_size != 1:
-                continue
-            key = (record.environment.fingerprint, latency.runtime, latency.precision)
-            if key not in fewest or latency.threads < fewest[key].threads:
-                fewest[key] = LatencySetting(*key, batch_size=1, threads=latency.threads)
-    return sorted(fewest.values())
+    """The settings that get a column: batch 1 with the fewest threads, for each machine, runtime, precision, device
+    and library. Where a setting was measured in isolation for any row, other figures of it have no column.
+    """
+    return fewest_threads(undisplaced({setting for row in rows for setting in row.latencies}))
 
 
 def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -334,9 +345,38 @@ def _role(spec: RunSpec) -> RowRole:
     return "baseline" if spec.method.name == BASELINE_METHOD and not spec.teachers else "student"
 
 
+class _Joined:
+    """Profiles by what says which row they belong to."""
+
+    def __init__(self, profiles: Iterable[ProfileRecord]) -> None:
+        self._by_run: defaultdict[str, list[ProfileRecord]] = defaultdict(list)
+        self._by_network: defaultdict[tuple[Any, ...], list[ProfileRecord]] = defaultdict(list)
+        for profile in profiles:
+            if profile.run_id:
+                self._by_run[profile.run_id].append(profile)
+            else:
+                choice, counts = profile.choice, (profile.params, profile.macs)
+                network = (choice.name, choice.patch_size, profile.image_size, profile.num_classes, *counts)
+                self._by_network[network].append(profile)
+
+    def of(self, cell: Sequence[RunRecord]) -> tuple[ProfileRecord, ...]:
+        found = [profile for record in cell for profile in self._by_run.get(record.run_id, ())]
+        card = next((record.data for record in cell if record.data is not None), None)
+        costs = _profile(cell)
+        if card is not None and costs is not None:
+            choice, image_size = cell[0].spec.model, cell[0].spec.dataset.image_size
+            network = (choice.name, choice.patch_size, image_size, len(card.classes), costs.params, costs.macs)
+            found += self._by_network.get(network, ())
+        return tuple(found)
+
+
 def _trained_alike(spec: RunSpec) -> str:
     """What a student and its baseline have in common: all but the method and the teachers."""
     return spec.model_dump_json(include={"dataset", "model", "train", "views", "engine_version"})
+
+
+def _profile(cell: Iterable[RunRecord]) -> Profile | None:
+    return next((record.profile for record in cell if record.profile is not None), None)
 
 
 def _accuracy(record: RunRecord) -> float | None:
@@ -377,9 +417,9 @@ def _ranked(rows: list[Row]) -> list[Row]:
     def has_rank(row: Row) -> bool:
         return row.role != "teacher" and row.accuracy is not None
 
-    results = [_accuracy_to_rank(row) for row in rows if has_rank(row)]
+    best_first = sorted(-_accuracy_to_rank(row) for row in rows if has_rank(row))
     return [
-        replace(row, rank=1 + sum(other > _accuracy_to_rank(row) for other in results)) if has_rank(row) else row
+        replace(row, rank=1 + bisect_left(best_first, -_accuracy_to_rank(row))) if has_rank(row) else row
         for row in sorted(rows, key=order)
     ]
 
@@ -425,9 +465,9 @@ def _told_apart(group: list[Row]) -> list[Row]:
             names[place] += f" ({said})" if said else ""
         said = " ".join(option_text(key, recipe[key]) for key in own if key in recipe)
         apart.append(replace(row, recipe=f"{row.recipe} {said}".strip(), teacher_names=tuple(names)))
-    seen = [(row.method, row.teacher) for row in apart]
+    seen = Counter((row.method, row.teacher) for row in apart)
     return [
-        row if seen.count((row.method, row.teacher)) == 1 else replace(row, recipe=f"{row.recipe} #{row.cell_id[:6]}")
+        row if seen[(row.method, row.teacher)] == 1 else replace(row, recipe=f"{row.recipe} #{row.cell_id[:6]}")
         for row in apart
     ]
 

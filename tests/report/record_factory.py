@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from kdbench.types import (
+    CrossCheck,
     DataCard,
     DatasetSpec,
     Environment,
     Failure,
     Latency,
     LeftOut,
+    Memory,
     MethodSpec,
     Metrics,
     ModelChoice,
     Profile,
+    ProfileRecord,
     RunRecord,
     RunSpec,
     Status,
@@ -170,3 +173,87 @@ def study() -> list[RunRecord]:
         broken = spec("mobilenetv3_small_050", "fitnet", seed, [teacher("vit_tiny")])
         records.append(record(broken, status="diverged" if seed == 2 else "failed"))
     return records
+
+
+# ---------------------------------------------------------------- profiles apart from the runs
+
+
+def isolated(median_ms: float, *, half_ms: float | None = None, **changes: Any) -> Latency:
+    """A latency from a process of its own; its interval is the median ± half_ms (2 % unless told)."""
+    half = median_ms / 50 if half_ms is None else half_ms
+    facts: dict[str, Any] = {
+        "library": "torch 2.14.1",
+        "isolated": True,
+        "samples": 100,
+        "iqr_ms": median_ms / 25,
+        "interval_ms": (median_ms - half, median_ms + half),
+        "p90_ms": 1.1 * median_ms,
+        "prepare_ms": 90.0,
+        "cold_ms": 20 * median_ms,
+        "steady": True,
+        "rounds_ms": tuple((median_ms,) * 20 for _ in range(5)),
+    }
+    return latency(median_ms, **(facts | changes))
+
+
+def profile_record(
+    model: str = "mobilenetv3_small_050", latencies: Sequence[Latency] | None = None, **changes: Any
+) -> ProfileRecord:
+    """Costs of that architecture, untrained, as its rows' own; timed in isolation unless latencies are given."""
+    params, macs, weight_bytes, median_ms = COSTS.get(model, (1_000_000, 10_000_000, 4_000_000, 5.0))
+    facts: dict[str, Any] = {
+        "model": model,
+        "choice": ModelChoice(name=model),
+        "num_classes": 2,
+        "image_size": 64,
+        "params": params,
+        "macs": macs,
+        "flops": 2 * macs,
+        "weight_bytes": weight_bytes,
+        "latencies": tuple([isolated(median_ms)] if latencies is None else latencies),
+        "started": "2026-03-05T10:00:00+00:00",
+        "environment": environment(),
+        "command": "kdbench profile --out costs.json",
+    }
+    return ProfileRecord(**(facts | changes))
+
+
+def costs() -> list[ProfileRecord]:
+    """Four models on a server in two runtimes, batches and threads, two of them on a small board as well."""
+    server = environment(
+        affinity=8, quota_cores=4.0, governor="performance", clock_mhz=(800.0, 3400.0), load=(0.1, 0.4),
+        flush_denormal=False, thread_settings={"OMP_NUM_THREADS": "1"}, cpu_flags=("avx2", "avx512_vnni", "fma"),
+    )  # fmt: skip
+    board = environment(
+        "b0a4d00000000000", cpu="Example Board 5", cpu_flags=("asimd", "asimddp"), cores=4, memory_bytes=4 * 2**30,
+        system="Linux aarch64", load=(0.0, 1.1), governor="ondemand",
+    )  # fmt: skip
+    found = []
+    for number, (model, (_, macs, weight_bytes, median)) in enumerate(COSTS.items()):
+        timed = []
+        for runtime, library, speed in (("eager", "torch 2.14.1", 1.0), ("onnxruntime", "onnxruntime 1.20.0", 0.4)):
+            held = Memory(peak_rss_bytes=int((weight_bytes + 9_000_000) * (2 - speed)))
+            for threads, batch_size in ((1, 1), (1, 8), (1, 32), (2, 1)):
+                once = median * speed * batch_size**0.9 / threads**0.6
+                facts: dict[str, Any] = {"runtime": runtime, "library": library, "threads": threads}
+                if (runtime, threads, batch_size) == ("eager", 2, 1) and number == 2:
+                    note = "another kdbench process (quickstart) trained meanwhile"
+                    facts |= {"unstable": True, "half_ms": once / 5, "note": note, "disturbed_ms": (once * 4,)}
+                if batch_size == 1:
+                    facts["memory"] = held
+                timed.append(isolated(once, batch_size=batch_size, **facts))
+        check = CrossCheck(counter="fvcore 0.1.5", macs=macs, difference=0.0)
+        if model == "vit_tiny":
+            less = int(macs * 0.94)
+            reasons = ("attention inside a fused operator is not counted (5.5 M)",)
+            check = CrossCheck(counter="fvcore 0.1.5", macs=less, difference=(less - macs) / macs, reasons=reasons)
+        facts = {
+            "trainable_params": COSTS[model][0], "activations": macs // 100, "activation_bytes": macs // 40,
+            "not_counted": {"aten.gelu": 12, "aten.layer_norm": 25} if "vit" in model else {"aten.batch_norm": 34},
+            "denormals": 17 if number == 2 else 0, "cross_check": check,
+        }  # fmt: skip
+        failed = {"openvino fp32, batch 1, 1 thread": "openvino cannot convert the network"} if "vit" in model else {}
+        found.append(profile_record(model, timed, environment=server, failures=failed, **facts))
+        if "mobilenet" in model:
+            found.append(profile_record(model, [isolated(6 * median, half_ms=3)], environment=board, **facts))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import subprocess
@@ -11,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import typer
-from record_factory import environment, latency, profile, record, spec, study, teacher
+from record_factory import costs, environment, isolated, latency, profile, profile_record, record, spec, study, teacher
 from typer.testing import CliRunner
 
 from kdbench.cli.report import report
-from kdbench.errors import RecordError, UnknownName
-from kdbench.report import FORMATS, collect, render, to_frame, to_json
+from kdbench.errors import RecordError, SchemaMismatch, UnknownName
+from kdbench.report import FORMATS, collect, render, render_costs, to_frame, to_json
 from kdbench.store import Store
 
 
@@ -86,6 +87,24 @@ def test_collect_unites_folders_and_takes_the_newest(tmp_path: Path) -> None:
     assert sorted(r.test_metrics.accuracy for r in collect(tmp_path) if r.test_metrics) == [0.9, 0.95]
 
 
+def test_collect_leaves_the_collector_as_it_was(tmp_path: Path) -> None:
+    Store(tmp_path).write_record(record(spec()))
+    (tmp_path / "bad" / "records").mkdir(parents=True)
+    (tmp_path / "bad" / "records" / "x.json").write_text("{", encoding="utf-8")
+    assert gc.isenabled()
+    with pytest.raises(SchemaMismatch):
+        collect(tmp_path)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    gc.disable()
+    try:
+        with pytest.raises(SchemaMismatch):
+            collect(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("folder", ["", "nowhere"])
 def test_collect_says_what_to_do(tmp_path: Path, folder: str) -> None:
     with pytest.raises(RecordError, match="kdbench run quickstart") as caught:
@@ -124,11 +143,62 @@ def test_command_writes_a_file(results: Path, app: typer.Typer, tmp_path: Path) 
     assert [path.name for path in out.parent.iterdir()] == ["leaderboard.md"]
 
 
+@pytest.mark.parametrize("format", list(FORMATS))
+def test_profiles_of_the_folder_and_of_other_machines_join(
+    results: Path, app: typer.Typer, tmp_path: Path, format: str
+) -> None:
+    here = profile_record()
+    board = profile_record(environment=environment("b0a4d00000000000"), latencies=[isolated(20.0)])
+    lone = profile_record("vit_tiny")
+    Store(results).write_profiles("here", [here])
+    Store(tmp_path / "other").write_profiles("board", [board])
+    (tmp_path / "lone.json").write_text(lone.model_dump_json(), encoding="utf-8")
+    arguments = ["--results", str(results), "--format", format]
+    arguments += ["--profiles", str(tmp_path / "other"), "--profiles", str(tmp_path / "lone.json")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert done.stdout == render(study(), format, [board, lone, here])
+
+
+@pytest.mark.parametrize("folder", ["alone", "alone/profiles", "alone/profiles/board.json"])
+def test_profiles_without_records_make_the_page_of_costs(app: typer.Typer, tmp_path: Path, folder: str) -> None:
+    Store(tmp_path / "alone").write_profiles("board", costs())
+    done = CliRunner().invoke(app, ["--results", str(tmp_path / folder)])
+    assert done.exit_code == 0
+    assert done.stdout == render_costs(costs())
+    nowhere = CliRunner().invoke(app, ["--results", str(tmp_path / "x"), "--profiles", str(tmp_path / folder)])
+    assert nowhere.stdout == done.stdout
+
+
+def test_neither_records_nor_profiles_is_an_error_as_before(app: typer.Typer, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--results", str(tmp_path)])
+    assert isinstance(done.exception, RecordError)
+    assert "kdbench run quickstart" in str(done.exception)
+    for path in (tmp_path, tmp_path / "x.json"):
+        done = CliRunner().invoke(app, ["--results", str(tmp_path), "--profiles", str(path)])
+        assert isinstance(done.exception, RecordError)
+        assert "kdbench profile MODEL --out FILE" in str(done.exception)
+
+
+def test_command_draws(results: Path, app: typer.Typer, tmp_path: Path) -> None:
+    Store(results).write_profiles("here", costs())
+    done = CliRunner().invoke(app, ["--results", str(results), "--plot", str(tmp_path / "new" / "costs.svg")])
+    assert done.exit_code == 0
+    assert "Accuracy against latency" in (tmp_path / "new" / "costs.svg").read_text(encoding="utf-8")
+    assert done.stdout == render(study(), "md", costs())
+    bad = CliRunner().invoke(app, ["--results", str(results), "--plot", str(tmp_path / "costs.pdf")])
+    assert isinstance(bad.exception, UnknownName)
+    assert bad.stdout == ""
+
+
 def test_a_leaderboard_needs_no_torch(results: Path) -> None:
+    Store(results).write_profiles("here", costs())
     code = (
         "import sys; from kdbench.report import FORMATS, collect, render; import kdbench.cli.report\n"
-        f"records = collect({str(results)!r})\n"
-        "for format in FORMATS: render(records, format)\n"
+        "from kdbench.report import collect_profiles; from kdbench.report.plots import plot_costs\n"
+        f"records, profiles = collect({str(results)!r}), collect_profiles({str(results)!r})\n"
+        "for format in FORMATS: render(records, format, profiles), render([], format, profiles)\n"
+        f"plot_costs(profiles, records, out={str(results / 'a.svg')!r})\n"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'torch was imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -4,53 +4,59 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdbench.report.column import COLUMNS, Column
-from kdbench.report.rows import LatencySetting, Row, latency_settings
-
-
-def _text(row: Row, value: float | int | str, spread: float | None) -> str:
-    # two significant digits below 10 ms, and the spread in the same decimals
-    decimals = 1 if float(value) >= 1 else 2
-    return f"{float(value):.{decimals}f}" + ("" if spread is None else f" ± {spread:.{decimals}f}")
+from kdbench.report.figures import LatencySetting, SettingName, milliseconds, told_apart
+from kdbench.report.rows import Row, latency_settings
 
 
 def _variants(rows: Sequence[Row]) -> list[Column]:
     """A column for each setting; what the settings have in common is not repeated in the names."""
-    settings = latency_settings(rows)
-    shared = [
-        len({value(setting) for setting in settings}) == 1
-        for value in (lambda s: s.fingerprint, lambda s: s.runtime, lambda s: s.precision)
-    ]
-    return [_variant(setting, shared) for setting in settings] or [LATENCY]
+    names = told_apart(latency_settings(rows))
+    return [_variant(setting, name, rows) for setting, name in names.items()] or [LATENCY]
 
 
-def _variant(setting: LatencySetting, shared: Sequence[bool]) -> Column:
-    parts = (setting.fingerprint, setting.runtime, setting.precision)
-    names = (f"on {setting.fingerprint[:4]}", setting.runtime, setting.precision)
-    apart = [name for name, same in zip(names, shared, strict=True) if not same]
-    threads = f"{setting.threads} thread{'s' if setting.threads != 1 else ''}"
+def _variant(setting: LatencySetting, name: SettingName, rows: Sequence[Row]) -> Column:
+    def value(row: Row) -> float | None:
+        found = row.latency(setting)
+        return found.median_ms if found else None
 
     def spread(row: Row) -> float | None:
         found = row.latency(setting)
         return found.iqr_ms if found else None
 
-    def value(row: Row) -> float | None:
+    def interval(row: Row) -> tuple[float, float] | None:
         found = row.latency(setting)
-        return found.median_ms if found else None
+        return found.interval_ms if found and setting.isolated else None
 
     def text(row: Row, shown: float | int | str, iqr: float | None) -> str:
         found = row.latency(setting)
-        return _text(row, shown, iqr) + (" †" if found and found.unstable else "")
+        return milliseconds(float(shown), interval(row), iqr) + (" †" if found and found.unstable else "")
 
+    has_intervals = any(interval(row) for row in rows)
     return replace(
         LATENCY,
-        key="_".join(["latency_ms", *(part for part, same in zip(parts, shared, strict=True) if not same)]),
-        title=" ".join(["latency", *apart]),
+        key="_".join(["latency_ms", *name.key]),
+        title=" ".join(["latency", *name.title]),
         value=value,
         spread=spread,
+        interval=interval if has_intervals else None,
         text=text,
         variants=None,
-        note=f"one forward pass of one image, {setting.runtime} {setting.precision}, {threads}, on machine "
-        f"{setting.fingerprint[:4]}: median ± interquartile range; † unstable, the range is above 10 % of the median",
+        note=_note(setting, has_intervals),
+    )
+
+
+def _note(setting: LatencySetting, has_intervals: bool) -> str:
+    device = "" if setting.device == "cpu" else f" on its {setting.device} device"
+    what = f"one forward pass of one image, {setting.runtime} {setting.precision}"
+    where = f"{setting.threads_text}, on machine {setting.fingerprint[:4]}{device}"
+    if not setting.isolated:
+        return f"{what}, {where}: median ± interquartile range; † unstable, the range is above 10 % of the median"
+    figure = "median and, in brackets, its 95 % interval" if has_intervals else "median ± interquartile range"
+    rank = "; rows whose intervals overlap do not rank" if has_intervals else ""
+    return (
+        f"{what} ({setting.library}), {where}, each network in a process of its own, in turns with the others: {figure}"
+        f"{rank}; † unstable, the interquartile range is above 10 % of the median, or something else was at work; a "
+        "row without such a figure is missing, whatever its run measured"
     )
 
 
