@@ -31,6 +31,8 @@ from kdbench.method import METHODS, build_method
 from kdbench.model import normalisation
 from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, ViewSpec
 
+pytestmark = pytest.mark.slow
+
 BATCH = 64
 STUDENTS = ("mobilenetv3_small_050", "resnet8_w16")
 

@@ -242,6 +242,7 @@ def _theirs(
 # ---------------------------------------------------------------- both
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("teacher", TEACHERS)

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from kdbench.errors import KdbenchError
     from kdbench.model import build as build_model
     from kdbench.profiling.profile import profile_model
-    from kdbench.report import collect, render
+    from kdbench.profiling.session import Sampling
+    from kdbench.report import collect, collect_profiles, render
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.plan import load_suite
+    from kdbench.suite.profile import Measures, profile, profile_results
     from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunRecord, RunSpec, TrainSpec, ViewSpec
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
     "DatasetSpec",
     "Distilled",
     "KdbenchError",
+    "Measures",
     "MethodSpec",
     "ModelChoice",
     "RunRecord",
     "RunSpec",
+    "Sampling",
     "Store",
     "Suite",
     "TrainSpec",
@@ -44,13 +48,16 @@ __all__ = [
     "__version__",
     "build_model",
     "collect",
+    "collect_profiles",
     "distill",
     "from_arrays",
     "from_torch",
     "load_suite",
     "open_dataset",
     "plan_suite",
+    "profile",
     "profile_model",
+    "profile_results",
     "render",
     "run_suite",
 ]
@@ -59,17 +66,22 @@ _HOMES = {
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
+    "Measures": "kdbench.suite.profile",
+    "Sampling": "kdbench.profiling.session",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",
     "build_model": "kdbench.model:build",
     "collect": "kdbench.report",
+    "collect_profiles": "kdbench.report",
     "distill": "kdbench.engine.distill",
     "from_arrays": "kdbench.data.memory",
     "from_torch": "kdbench.data.memory",
     "load_suite": "kdbench.suite.plan",
     "open_dataset": "kdbench.data.dataset",
     "plan_suite": "kdbench.suite.api",
+    "profile": "kdbench.suite.profile",
     "profile_model": "kdbench.profiling.profile",
+    "profile_results": "kdbench.suite.profile",
     "render": "kdbench.report",
     "run_suite": "kdbench.suite.api",
 }

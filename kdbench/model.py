@@ -60,6 +60,15 @@ def resolve(name: str) -> ModelSpec:
     return MODELS.get(name)
 
 
+def full_name(name: str) -> str:
+    """The name ``resolve`` knows a model by: a bare name of timm's gets its prefix, unless the registry has that name.
+
+    Raises: UnknownName, with near matches.
+    """
+    bare = not name.startswith(_PREFIX) and name not in MODELS
+    return resolve(_PREFIX + name if bare and _is_timm(name) else name).name
+
+
 @functools.cache
 def _timm_spec(architecture: str) -> ModelSpec:
     import timm

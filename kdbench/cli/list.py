@@ -41,6 +41,22 @@ def models() -> None:
     _show("models", ("name", "kind", "role", "timm name", "paper", "note"), rows)
 
 
+@list_app.command("runtimes")
+def runtimes() -> None:
+    """What can run a trained network, and whether it can here.
+
+    Example: kdbench list runtimes
+    """
+    from kdbench.profiling.runtime import RUNTIMES
+
+    rows = []
+    for runtime in RUNTIMES:
+        here = {device: runtime.available(device) for device in runtime.devices}
+        state = "; ".join(f"{device}: {'yes' if found else found.reason}" for device, found in here.items())
+        rows.append((runtime.name, ", ".join(runtime.precisions), state))
+    _show("runtimes", ("name", "precisions", "runs here"), rows)
+
+
 @list_app.command("methods")
 def methods() -> None:
     """Distillation methods by family: what each one needs and does, its options and their defaults.

@@ -43,13 +43,13 @@ class Screen:
         self._what, self._drawn = "", 0.0
 
     def __enter__(self) -> Screen:
-        self._bars.start()
-        return self
+        return self  # the bars begin with the first thing to show: an error before it is to be the only line
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """The progress callback of everything that takes long."""
@@ -57,6 +57,7 @@ class Screen:
         if what == self._what and done < total and now - self._drawn < _EVERY:
             return
         self._drawn = now
+        self._bars.start()
         if what != self._what or self._step is None:
             if self._step is not None:
                 self._bars.remove_task(self._step)
@@ -66,6 +67,7 @@ class Screen:
 
     def planned(self, pending: int, skipped: int) -> None:
         self.console.print(f"{pending} runs to do" + (f", {skipped} finished before and kept" if skipped else ""))
+        self._bars.start()
         self._plan = self._bars.add_task("runs", total=pending)
 
     def started(self, spec: RunSpec) -> None:

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from kdbench.errors import RuntimeUnavailable
+from kdbench.errors import ProfileError, RuntimeUnavailable
 from kdbench.registry import Registry
-from kdbench.types import Precision
+from kdbench.types import Device, Precision
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a forward pass is timed under."""
+
+    runtime: str = "eager"
+    precision: Precision = "fp32"
+    batch_size: int = 1
+    threads: int = 1
+    device: Device = "cpu"
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        where = "" if self.device == "cpu" else f" on {self.device}"
+        return f"{self.runtime} {self.precision}{where}, batch {self.batch_size}, {threads}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a runtime gets the network from."""
+
+    load: Callable[[], nn.Module]
+    """Makes the trained network: on the CPU, in fp32, in evaluation mode. Whoever calls it may change what it gets."""
+    image_size: int
+    folder: Path
+    """Files that ``convert`` made of this network; the runtimes of one network share it."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +62,81 @@ class Runtime(Protocol):
         """As tables print it."""
 
     @property
-    def precision(self) -> Precision:
-        """Of the arithmetic it is timed with."""
+    def precisions(self) -> tuple[Precision, ...]:
+        """What it can be timed in."""
 
-    def available(self) -> Availability:
-        """Whether it is installed and runs on this machine; cheap, and never raises."""
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Where it can run, given the hardware."""
 
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], object]:
-        """A function that runs one forward pass of the example (B, 3, H, W) and returns once it is finished.
+    def available(self, device: Device = "cpu") -> Availability:
+        """Whether it is installed and runs on that device of this machine; cheap, and never raises."""
 
-        The model is copied or converted, never changed; the copy runs where the example lies, in its memory format.
-        Raises: ProfileError, if this model cannot run so.
+    def library(self) -> str:
+        """What runs the network, with its version, as ``onnxruntime 1.20.0``."""
+
+    def convert(self, source: Source, precision: Precision) -> None:
+        """Make the files that ``prepare`` reads, in ``source.folder``, unless they are there; nothing if it reads none.
+
+        Called in another process than ``prepare``, so that the memory a conversion takes is not taken for the
+        network's. Raises: ProfileError, if this network cannot be converted.
+        """
+
+    def prepare(self, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
+        """A function that runs one forward pass of the example (B, 3, H, W) and returns the logits once it is finished.
+
+        On the CPU torch's number of threads is set already; a runtime with threads of its own takes
+        ``setting.threads`` of them. The example is float32 on the CPU; it is brought to the device and into the type
+        and memory format of the network here, outside of what is timed. On CUDA the function only queues the work: the
+        timer waits for it.
+
+        Raises: ProfileError, if this network cannot run so.
         """
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime", "kdbench.profiling.runtimes")
 
 
-def usable(name: str) -> Runtime:
-    """The runtime of that name. Raises: UnknownName; RuntimeUnavailable, with the reason."""
-    runtime = RUNTIMES.get(name)
-    found = runtime.available()
+def usable(setting: Setting) -> Runtime:
+    """The setting's runtime, if it runs here. Raises: UnknownName; RuntimeUnavailable, with the reason."""
+    runtime = RUNTIMES.get(setting.runtime)
+    if setting.device not in runtime.devices:
+        raise RuntimeUnavailable(
+            f"the runtime '{runtime.name}' does not run on {setting.device}; it runs on {' and '.join(runtime.devices)}"
+        )
+    if setting.precision not in runtime.precisions:
+        raise RuntimeUnavailable(
+            f"the runtime '{runtime.name}' does not run in {setting.precision}; it runs in "
+            f"{' and '.join(runtime.precisions)}"
+        )
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeUnavailable("there is no CUDA device that torch can use here; time on the cpu")
+    found = runtime.available(setting.device)
     if not found:
-        raise RuntimeUnavailable(f"the runtime '{name}' is not available: {found.reason}")
+        raise RuntimeUnavailable(f"the runtime '{runtime.name}' is not available: {found.reason}")
     return runtime
+
+
+def convert(runtime: Runtime, source: Source, precision: Precision) -> None:
+    """``runtime.convert``, with everything a converter may raise as a ProfileError."""
+    try:
+        runtime.convert(source, precision)
+    except ProfileError:
+        raise
+    except Exception as error:  # exporters trace the network's own code, which may raise anything
+        raise ProfileError(f"{runtime.name} cannot convert the network: {_first_line(error)}") from error
+
+
+def prepare(runtime: Runtime, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
+    """``runtime.prepare``, with everything a runtime may raise as a ProfileError."""
+    try:
+        return runtime.prepare(source, setting, example)
+    except ProfileError:
+        raise
+    except Exception as error:
+        raise ProfileError(f"{runtime.name} cannot run the network: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -76,6 +76,7 @@ def test_wrong_usage(kdbench, words):
         ("methods", ["ce", "kd", "temperature=4.0, alpha=0.9", "arXiv:1503.02531"]),
         ("datasets", ["synthetic", "pbc", "mixed", "CC BY 4.0"]),
         ("suites", ["quickstart"]),
+        ("runtimes", ["eager", "onnxruntime", "fp32, bf16", "cpu: yes"]),
     ],
 )
 def test_list(kdbench, what, expected):
@@ -117,30 +118,6 @@ def test_data_that_is_not_there_says_what_to_do(kdbench):
 def test_unknown_data_set(kdbench):
     code, _, err = kdbench("data", "show", "syntetic")
     assert (code, err) == (2, "error: unknown dataset 'syntetic'; did you mean synthetic?\n")
-
-
-def test_profile_json(kdbench):
-    code, out, _ = kdbench("profile", "resnet8_w16", "--image-size", "32", "--json")
-    cost = json.loads(out)
-    assert code == 0
-    assert {"model", "params", "macs", "flops", "not_counted", "latencies", "environment"} <= set(cost)
-    assert cost["params"] > 0
-    assert cost["flops"] == 2 * cost["macs"] > 0
-    assert cost["not_counted"]
-    assert cost["latencies"][0]["median_ms"] > 0
-
-
-def test_profile_of_several_models(kdbench):
-    code, out, _ = kdbench("profile", "resnet8_w16", "resnet20_w16", "--image-size", "32", "--json")
-    assert code == 0
-    assert [cost["model"] for cost in json.loads(out)] == ["resnet8_w16", "resnet20_w16"]
-
-
-def test_profile_table_says_what_was_not_counted(kdbench):
-    code, out, _ = kdbench("profile", "resnet8_w16", "--image-size", "32")
-    assert code == 0
-    for text in ("resnet8_w16", "MACs", "one multiply-add is 1 MAC", "batch_norm x"):
-        assert text in out
 
 
 @pytest.mark.parametrize(("name", "near"), [("resnet8_w17", "resnet8_w16"), ("timm/resnet27", "timm/resnet26")])

@@ -12,6 +12,7 @@ from torch import nn
 from trials import same_weights, weights
 
 import kdbench
+from kdbench.activity import trainers
 from kdbench.data.memory import from_arrays, from_torch
 from kdbench.data.views import Views
 from kdbench.engine import tuning
@@ -263,6 +264,13 @@ def test_without_a_cache_nothing_is_left_on_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     go(taught_by=teacher())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_processes_can_see_that_it_trains():
+    seen = []
+    go(taught_by=teacher(), progress=lambda *_: seen.extend(each.what for each in trainers(others=False)))
+    assert set(seen) == {"distill"}
+    assert trainers(others=False) == []
 
 
 @pytest.mark.parametrize("method", ["kd", "at"])

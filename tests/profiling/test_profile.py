@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.errors import UnknownName
 from kdbench.profiling import profile as profile_module
-from kdbench.profiling.profile import profile_model
+from kdbench.profiling.latency import Samples, WarmUp
+from kdbench.profiling.profile import profile_model, to_latency
+from kdbench.profiling.runtime import Setting
 from kdbench.types import Profile, ProfileSpec
 
 
@@ -51,7 +52,7 @@ def test_threads_are_restored_after_a_failure(model, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr(profile_module, "measure_latency", fail)
+    monkeypatch.setattr(profile_module, "warm_up", fail)
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="stopped"):
         profile_model(model, 16, ProfileSpec(threads=(before + 1,)))
@@ -70,7 +71,48 @@ def test_the_network_and_the_generator_are_left_alone(model):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_unknown_runtime(model, monkeypatch):
-    monkeypatch.setattr(profile_module, "_RUNTIMES", ("nothing",))
-    with pytest.raises(UnknownName):
-        profile_model(model, 16)
+def test_layers_and_the_second_counter_are_asked_for(model):
+    plain = profile_model(model, 16, counts_only=True)
+    assert (plain.layers, plain.cross_check) == ((), None)
+    asked = profile_model(model, 16, counts_only=True, layers=True, check=True)
+    assert sum(layer.macs for layer in asked.layers) == sum(asked.by_operator.values()) == asked.macs
+    assert asked.cross_check.counter.startswith("fvcore ")
+
+
+def test_what_training_left_behind_is_counted(model):
+    assert profile_model(model, 16, counts_only=True).denormals == 0
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, :2] = 1e-40
+    model[0].bias.requires_grad_(False)
+    profile = profile_model(model, 16, counts_only=True)
+    assert profile.denormals == 2
+    assert profile.trainable_params == profile.params - 4
+
+
+# ---------------------------------------------------------------- what is kept of samples
+
+
+def latency(rounds, **more):
+    return to_latency(Setting(), rounds, library="torch 0", prepare_ms=1.0, warm=WarmUp(9.0, 10, True), **more)
+
+
+def test_disturbed_passes_are_kept_and_left_out():
+    found = latency([Samples((2.0,) * 5, (50.0,)), Samples((2.0,) * 5, ())])
+    assert (found.median_ms, found.samples, found.unstable, found.note) == (2.0, 10, False, "")
+    assert (found.rounds_ms, found.disturbed_ms) == (((2.0,) * 5,) * 2, (50.0,))
+
+
+@pytest.mark.parametrize(
+    ("undisturbed", "disturbed"), [(4, 1), (0, 10), (9, 100)], ids=["fewer than five", "none", "fewer than a tenth"]
+)
+def test_where_hardly_any_pass_was_undisturbed_all_of_them_count(undisturbed, disturbed):
+    found = latency([Samples((2.0,) * undisturbed, (4.0,) * disturbed)])
+    assert found.samples == undisturbed + disturbed
+    assert found.disturbed_ms == ()
+    assert found.unstable
+    assert "busy" in found.note
+
+
+def test_a_note_marks_the_figure():
+    found = latency([Samples((2.0,) * 10)], note="something else was at work")
+    assert (found.iqr_ms, found.unstable, found.note) == (0.0, True, "something else was at work")

@@ -2,9 +2,10 @@
 
 import pytest
 import yaml
-from small import TINY, make_suite
+from small import TINY, Notes, make_suite
 
 import kdbench
+from kdbench.activity import trainers
 from kdbench.errors import ConfigError, MissingData, UnknownName
 from kdbench.suite.api import plan_suite
 
@@ -28,6 +29,14 @@ def test_results_go_into_a_folder_named_as_the_suite(tmp_path, monkeypatch, cach
 
 def test_command_is_recorded(go):
     assert go(make_suite(methods=["ce"], teachers=None), command="kdbench run tiny")[0].command == "kdbench run tiny"
+
+
+def test_other_processes_can_see_that_it_trains(go):
+    seen, listener = [], Notes()
+    listener.started = lambda _: seen.extend(each.what for each in trainers(others=False))
+    go(make_suite(methods=["ce"], teachers=None), listener=listener)
+    assert seen == ["tiny"]
+    assert trainers(others=False) == []
 
 
 def test_plan_has_final_ids(tmp_path, cache, go):

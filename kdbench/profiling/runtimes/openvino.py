@@ -1,0 +1,135 @@
+"""OpenVINO on the processor, with the network as its own kind of file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.errors import ProfileError
+from kdbench.profiling.conversion import (
+    REFERENCE,
+    TOLERANCE,
+    check_parity,
+    complaint,
+    installed,
+    quiet,
+    reference_images,
+    whole_files,
+    write_reference,
+)
+from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
+from kdbench.types import Device, Precision
+
+MODEL, WEIGHTS = "model.xml", "model.bin"
+
+_TYPES = {"fp32": "f32", "bf16": "bf16"}
+# lines of its messages that name places in its own code, before what is wrong
+_PLACES = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully converted")
+_NO_RULE = re.compile(r"No conversion rule found for operations: .*")
+
+
+class OpenVino:
+    """One stream and the hint for low latency, for a fixed batch size."""
+
+    name = "openvino"
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    devices: tuple[Device, ...] = ("cpu",)
+
+    def available(self, device: Device = "cpu") -> Availability:
+        """With the extra ``openvino``."""
+        return installed("openvino", "openvino")
+
+    def library(self) -> str:
+        """See ``Runtime.library``. Loads it, whose memory is the runtime's and not that of a network."""
+        return f"openvino {_openvino().__version__.partition('-')[0]}"
+
+    def convert(self, source: Source, precision: Precision) -> None:
+        """See ``Runtime.convert``. Writes ``MODEL`` and ``WEIGHTS``, in fp32 for any batch size and both precisions."""
+        if all((source.folder / name).is_file() for name in (REFERENCE, WEIGHTS, MODEL)):
+            return
+        openvino = _openvino()
+        with quiet(), whole_files(source.folder, REFERENCE, WEIGHTS, MODEL) as made:
+            network = source.load()
+            write_reference(network, source.image_size, made)
+            size = source.image_size
+            try:
+                with torch.no_grad():
+                    model = openvino.convert_model(
+                        network, example_input=reference_images(size), input=[-1, 3, size, size]
+                    )
+            except Exception as error:  # it raises what the network raises, and its own
+                raise ProfileError(f"openvino cannot convert the network: {_complaint(error)}") from error
+            openvino.save_model(model, made / MODEL, compress_to_fp16=False)
+
+    def prepare(self, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
+        """See ``Runtime.prepare``. Runs the reference images once, and so gives the logits of the original or none."""
+        openvino = _openvino()
+        core = openvino.Core()
+        hints = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": setting.threads,
+            # always said: where a processor has bf16, openvino takes it of itself
+            "INFERENCE_PRECISION_HINT": _TYPES[setting.precision],
+        }
+        try:
+            with quiet():
+                model = core.read_model(source.folder / MODEL)
+                model.reshape(list(example.shape))
+                compiled = core.compile_model(model, "CPU", hints)
+        except Exception as error:
+            raise ProfileError(f"openvino cannot run the network: {_complaint(error)}") from error
+        taken = compiled.get_property("INFERENCE_NUM_THREADS")
+        if taken != setting.threads:  # more than there are cores, for one
+            raise ProfileError(f"openvino takes {taken} threads here, not {setting.threads}")
+        if compiled.get_property("INFERENCE_PRECISION_HINT") != getattr(openvino.Type, _TYPES[setting.precision]):
+            raise ProfileError(f"openvino does not run in {setting.precision} on this processor; time fp32")
+
+        def answer(array: np.ndarray) -> Any:
+            return compiled(array)[0]
+
+        check_parity(
+            source.folder,
+            setting.batch_size,
+            lambda images: answer(images.numpy()),
+            TOLERANCE[setting.precision],
+            self.name,
+        )
+        array = np.ascontiguousarray(example.numpy())
+        return lambda: answer(array)
+
+
+def _openvino() -> Any:
+    with _no_telemetry():
+        import openvino
+    return openvino
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """OpenVINO tells its makers of every import and conversion unless a file in the user's home forbids it; it does
+    without where the package that sends is not found while it is imported."""
+    name = "openvino_telemetry"
+    hide = name not in sys.modules
+    if hide:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[name]
+
+
+def _complaint(error: Exception) -> str:
+    rule = _NO_RULE.search(str(error))
+    return rule.group() if rule else complaint(error, _PLACES)
+
+
+RUNTIMES.add(OpenVino.name, OpenVino())

@@ -1,0 +1,46 @@
+"""Networks that other processes can make: functions of a module that every process of the tests finds."""
+
+import os
+import signal
+
+import torch
+from torch import nn
+
+
+def small(classes=5):
+    """Quick, and the same whenever it is made."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)
+        ).eval()
+
+
+class Heavy(nn.Module):
+    """Holds 64 MiB of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16 * 2**20))
+
+    def forward(self, image):
+        return image.mean((2, 3)) * self.weight[:3]
+
+
+def absent():
+    """A network that cannot be made."""
+    raise ValueError("no such network\nand more lines about it")
+
+
+class _Deadly(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly():
+    """Its process dies at the first pass."""
+    return _Deadly()
