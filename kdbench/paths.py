@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import platformdirs
@@ -24,3 +25,8 @@ def cache_root(given: Path | str | None = None) -> Path:
     if named := os.environ.get("KDBENCH_CACHE"):
         return Path(named).expanduser()
     return Path(platformdirs.user_cache_dir("kdbench", appauthor=False))
+
+
+def without_folders(message: str) -> str:
+    """A message without the folders of this machine, for a record is made to be shared: only file names stay."""
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/:'\",;()]+/)+", "", message)

@@ -266,7 +266,9 @@ def _not_measured_again(group: Sequence[ProfileRecord]) -> Iterator[ProfileRecor
         if number == 0:  # counts alone are worth a profile, too
             yield profile
         elif latencies or failures:
-            yield profile.model_copy(update={"latencies": latencies, "failures": failures})
+            whole = len(latencies) == len(profile.latencies) and len(failures) == len(profile.failures)
+            # itself, where all of it is kept: whoever asks twice has to recognise it
+            yield profile if whole else profile.model_copy(update={"latencies": latencies, "failures": failures})
 
 
 def _setting(latency: Latency) -> tuple[Any, ...]:

@@ -351,7 +351,8 @@ class Latency(Frozen):
     isolated: bool = Field(
         default=False, description="in a process of its own, in rounds that took turns with those of other models"
     )
-    rounds_ms: tuple[tuple[float, ...], ...] = Field(default=(), description="every sample, by round, as taken")
+    among: int | None = Field(default=None, description="networks that took turns, itself included, where they did")
+    rounds_ms: tuple[tuple[float, ...], ...] = Field(default=(), description="the samples of the figure, by round")
     disturbed_ms: tuple[float, ...] = Field(
         default=(), description="passes left out, as the system gave the processor to somebody else meanwhile"
     )

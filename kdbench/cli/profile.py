@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as to_json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from kdbench.cli.screen import Screen
+    from kdbench.suite.profile import Measures
     from kdbench.types import Device, Latency, Precision, ProfileRecord
 
 _WIDE = 200  # columns: of a table that does not go to a terminal
+_PATHS = ("--results", "--weights", "--out", "--plot")
 
 
 def profile(
@@ -66,51 +71,60 @@ def profile(
 
         if plot.suffix not in SUFFIXES:
             raise typer.BadParameter(f"'{plot}' ends in neither {' nor '.join(SUFFIXES)}", param_hint="--plot")
-    for path in (out, plot):
+        if counts_only:
+            raise typer.BadParameter("needs latencies: leave --counts-only out", param_hint="--plot")
+    for path, option in ((out, "--out"), (plot, "--plot")):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or not os.access(path.parent, os.W_OK):
+                raise typer.BadParameter(f"'{path}' cannot be written; name a file", param_hint=option)
 
-    if not counts_only:
-        from kdbench.profiling.process import start_server
-
-        start_server()  # it imports torch while this process does so too
-
-    import json as json_module
-
-    from kdbench.cli.screen import Screen
-    from kdbench.profiling.session import Sampling
-    from kdbench.store import Store, find_stores, write_atomic
-    from kdbench.suite.profile import Measures, profile_results
-    from kdbench.suite.profile import profile as profile_models
-    from kdbench.types import ModelChoice
-
-    measures = Measures(
-        runtimes=tuple(_parts(runtime)),
-        precisions=cast("tuple[Precision, ...]", precisions),
-        batch_sizes=numbers[0],
-        threads=numbers[1],
-        device=cast("Device", device),
-        sampling=Sampling(rounds=rounds, samples=samples),
-        counts_only=counts_only,
-        layers=layers,
-    )
-    command = shlex.join(["kdbench", *_without_folders(sys.argv[1:])])
     found: list[ProfileRecord] = []
-    with _interruptible(), Screen() as screen:
-        if results is None:
-            choices = [ModelChoice(name=name, pretrained=str(weights) if weights else False) for name in model or ()]
-            found = profile_models(
-                choices, image_size=image_size, num_classes=classes, measures=measures, command=command, progress=screen
-            )
-        else:
-            for store in find_stores(results) or [Store(results)]:
-                taken = profile_results(store, measures=measures, command=command, progress=screen)
-                machine = taken[0].environment.fingerprint[:4]
-                path = store.write_profiles(f"{taken[0].started[:19].replace(':', '')}-{machine}", taken)
-                screen.noted(f"wrote {path}")
-                found += taken
+    with _interruptible():
+        if not counts_only:
+            from kdbench.profiling.process import start_server
+
+            start_server()  # it imports torch while this process does so too
+
+        from kdbench.cli.screen import Screen
+        from kdbench.profiling.session import Sampling
+        from kdbench.store import write_atomic
+        from kdbench.suite.profile import Measures
+        from kdbench.suite.profile import profile as profile_models
+        from kdbench.types import ModelChoice
+
+        measures = Measures(
+            runtimes=tuple(_parts(runtime)),
+            precisions=cast("tuple[Precision, ...]", precisions),
+            batch_sizes=numbers[0],
+            threads=numbers[1],
+            device=cast("Device", device),
+            sampling=Sampling(rounds=rounds, samples=samples),
+            counts_only=counts_only,
+            layers=layers,
+        )
+        command = shlex.join(["kdbench", *_without_folders(sys.argv[1:])])
+        with Screen() as screen:
+            if results is None:
+                choices = [
+                    ModelChoice(name=name, pretrained=str(weights) if weights else False) for name in model or ()
+                ]
+                found = profile_models(
+                    choices,
+                    image_size=image_size,
+                    num_classes=classes,
+                    measures=measures,
+                    command=command,
+                    progress=screen,
+                )
+            else:
+                found = _of_results(results, measures, command, screen)
     plain = [record.model_dump(mode="json") for record in found]
-    text = json_module.dumps(plain[0] if len(plain) == 1 else plain, indent=1) + "\n"
+    text = to_json.dumps(plain[0] if len(plain) == 1 else plain, indent=1) + "\n"
+    if json:
+        typer.echo(text, nl=False)
+    else:
+        _show(found)
     if out is not None:
         write_atomic(out, text.encode())
         typer.echo(f"wrote {out}", err=True)
@@ -119,10 +133,31 @@ def profile(
 
         plot_costs(found, out=plot)
         typer.echo(f"wrote {plot}", err=True)
-    if json:
-        typer.echo(text, nl=False)
-    else:
-        _show(found)
+
+
+def _of_results(results: Path, measures: Measures, command: str, screen: Screen) -> list[ProfileRecord]:
+    """The profiles of every results folder at or below that one, each written as soon as it is there."""
+    from kdbench.errors import RecordError
+    from kdbench.store import Store, find_stores
+    from kdbench.suite.profile import profile_results
+
+    found: list[ProfileRecord] = []
+    without: list[RecordError] = []
+    for store in find_stores(results) or [Store(results)]:
+        try:
+            taken = profile_results(store, measures=measures, command=command, progress=screen)
+        except RecordError as problem:
+            without.append(problem)
+            continue
+        machine = taken[0].environment.fingerprint[:4]
+        path = store.write_profiles(f"{taken[0].started[:19].replace(':', '')}-{machine}", taken)
+        screen.noted(f"wrote {path}")
+        found += taken
+    if not found:
+        raise without[0]
+    for reason in without:
+        screen.noted(f"left out: {reason}")
+    return found
 
 
 # ---------------------------------------------------------------- what was asked for
@@ -150,13 +185,21 @@ def _choices(text: str, option: str, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_folders(arguments: Sequence[str]) -> Iterator[str]:
-    """The command as a record may show it: folders of this machine are nobody's business."""
+    """The command as a record may show it: folders of this machine are nobody's business, and change no figure."""
+    option = ""
     for argument in arguments:
-        option, equals, value = argument.partition("=")
-        if equals and option.startswith("--") and "/" in value:
-            yield f"{option}={Path(value).name}"
+        name, equals, value = argument.partition("=")
+        if option or (equals and name in _PATHS):
+            option, value = (option, argument) if option else (name, value)
+            if option == "--weights":
+                yield from (option, Path(value).name)
+            elif option == "--results":
+                yield from (option, "DIR")
+            option = ""
+        elif argument in _PATHS:
+            option = argument
         else:
-            yield Path(argument).name if "/" in argument and not argument.startswith("timm/") else argument
+            yield argument
 
 
 @contextmanager
@@ -164,7 +207,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
+        typer.echo("interrupted; what is not measured to its end is not kept", err=True)
         raise typer.Exit(130) from None
 
 
@@ -180,7 +223,8 @@ def _show(records: Sequence[ProfileRecord]) -> None:
         console.print(_latencies(records))
     for record in records:
         for setting, reason in record.failures.items():
-            console.print(f"no figure for {_name(record)}, {setting}: {reason}", style="yellow", highlight=False)
+            text = f"no figure for {_name(record)}, {setting}: {reason}"
+            console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     _say(console, records)
     for record in records:
         if record.layers:
@@ -262,11 +306,16 @@ def _say(console: Console, records: Sequence[ProfileRecord]) -> None:
             say(f"{_name(record)}: {record.denormals:,} weights are denormal numbers, which can slow a pass down")
     latencies = [found for record in records for found in record.latencies]
     if any(found.unstable for found in latencies):
-        say("† unstable: the interquartile range is above 10 % of the median")
+        say("† unstable: the interquartile range is above 10 % of the median, or something else was at work")
     if any(found.disturbed_ms for found in latencies):
         say("passes (+N): so many more were left out, as the system gave the processor to somebody else meanwhile")
     for note in sorted({found.note for found in latencies if found.note}):
         say(f"† {note}")
+    together = [found.among for found in latencies if found.among]
+    if together and min(together) < len(records):
+        say(
+            f"memory was short: at most {max(together)} of {len(records)} networks took turns, then the rest"
+        )
     untrained = [record for record in records if not record.run_id and not record.choice.weights]
     if latencies and untrained:
         say("Untrained weights (seed 0).")

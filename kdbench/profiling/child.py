@@ -58,6 +58,8 @@ class Ready:
     prepare_ms: float
     warm: WarmUp
     memory: Memory
+    metered: bool = False
+    """Whether energy can be told here."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,25 @@ def time_there(pipe: Connection, subject: Subject, setting: Setting, folder: str
     library = runtime.library()
     source = Source(subject.load, subject.image_size, Path(folder))
     example = noise_images(setting.batch_size, subject.image_size)
+    on_cuda = setting.device == "cuda" and library.startswith("torch ")  # others have allocators of their own
     release_freed()
     before = resident_bytes()
+    if on_cuda:
+        reset_cuda_peak()
     started = time.perf_counter()
     run = prepare(runtime, source, setting, example)
     prepared = 1e3 * (time.perf_counter() - started)
     release_freed()
-    known = reset_peak()
-    if setting.device == "cuda":
-        reset_cuda_peak()
+    reset_peak()  # where it cannot be reset, what loading takes for a moment is part of it
     warm = warm_up(run, timer)
-    peak = peak_resident_bytes() if known else None
-    allocated, reserved = cuda_peak() if setting.device == "cuda" else (None, None)
+    peak = peak_resident_bytes()
+    allocated, reserved = cuda_peak() if on_cuda else (None, None)
     memory = Memory(
         peak_rss_bytes=None if peak is None else max(0, peak - before),
         cuda_allocated_bytes=allocated,
         cuda_reserved_bytes=reserved,
     )
-    pipe.send(Ready(library, prepared, warm, memory))
+    pipe.send(Ready(library, prepared, warm, memory, metered=meter is not None))
     while True:
         try:
             turn: Turn = pipe.recv()

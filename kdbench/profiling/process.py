@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from kdbench.errors import KdbenchError, ProfileError
@@ -84,8 +85,12 @@ class Child:
         """Take the processor away from it, and with it from threads of it that spin; ``ask`` wakes it."""
         self._signal("SIGSTOP")
 
+    def kill(self) -> None:
+        """It has nothing to lose."""
+        self._process.kill()
+
     def end(self) -> None:
-        """Kill it: it has nothing to lose."""
+        """Kill it, and wait until it is gone."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -127,8 +132,10 @@ def _work(pipe: Connection, work: Callable[..., None], *arguments: Any) -> None:
     if _SERVED:
         # the server lives as long as anybody holds its other pipe, which it hands to its children: without it, it goes
         # when the user's process goes, however that happens, and takes this one along, stopped or not
-        for low, high in ((3, pipe.fileno()), (pipe.fileno() + 1, os.sysconf("SC_OPEN_MAX"))):
-            os.closerange(low, high)
+        for name in list(Path("/dev/fd").iterdir()):
+            if (number := int(name.name)) > 2 and number != pipe.fileno():
+                with suppress(OSError):  # the listing itself was one of them
+                    os.close(number)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGKILL)
     silence = os.open(os.devnull, os.O_WRONLY)

@@ -100,6 +100,7 @@ def to_latency(
     isolated: bool = False,
     memory: Memory | None = None,
     energy_j: float | None = None,
+    among: int | None = None,
     note: str = "",
 ) -> Latency:
     """What a record keeps of the samples taken under a setting.
@@ -107,13 +108,14 @@ def to_latency(
     Args:
         rounds: the samples. Those of disturbed calls are kept and left out, unless hardly any other is there.
         library: what ran it, with its version.
+        among: how many networks took turns in this setting.
         note: what disturbed it, if anything did; the figure is then marked as unstable.
 
     Raises: ProfileError, if there is no sample.
     """
     kept = [taken.times_ms for taken in rounds]
     disturbed = [value for taken in rounds for value in taken.disturbed_ms]
-    if sum(map(len, kept)) < max(MIN_SAMPLES, FEWEST_UNDISTURBED * sum(map(len, [*kept, disturbed]))):
+    if disturbed and sum(map(len, kept)) < max(MIN_SAMPLES, FEWEST_UNDISTURBED * sum(map(len, [*kept, disturbed]))):
         kept = [taken.times_ms + taken.disturbed_ms for taken in rounds]
         disturbed, note = [], note or "the machine was so busy that hardly any pass went undisturbed"
     summary = summarise(kept)
@@ -135,6 +137,7 @@ def to_latency(
         cold_ms=round(warm.cold_ms, _DECIMALS),
         steady=warm.steady,
         isolated=isolated,
+        among=among,
         rounds_ms=tuple(tuple(round(value, _DECIMALS) for value in taken) for taken in kept),
         disturbed_ms=tuple(round(value, _DECIMALS) for value in disturbed),
         memory=memory,

@@ -15,15 +15,18 @@ from pathlib import Path
 import psutil
 
 from kdbench.activity import timing, trainers
-from kdbench.errors import ProfileError
+from kdbench.errors import ConfigError, ProfileError
 from kdbench.profiling.child import Ready, Subject, Taken, Turn, convert_there, time_there
+from kdbench.profiling.latency import MIN_SAMPLES
 from kdbench.profiling.process import Child
 from kdbench.profiling.profile import to_latency
 from kdbench.profiling.runtime import Setting, usable
 from kdbench.types import Latency, Progress
 
-_MEMORY_OF_ONE = 400 * 2**20  # bytes: what a process with a small network in it holds of its own, generously
-_MOST_AT_ONCE = 24
+_MEMORY_OF_ONE = 200 * 2**20  # bytes: what a process with a small network in it holds of its own, generously
+_MOST_AT_ONCE = 32
+_BURST_S = 1.0  # some ten steps of NVML's counter
+_BURST_PASSES = 10**9  # as many as there is time for
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,14 @@ class Sampling:
     round_s: float = 0.2
     """A round ends after so many seconds, once it has ``min_samples``."""
 
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.samples, self.min_samples) < 1:
+            raise ConfigError([f"rounds, samples and min_samples have to be 1 or more: {self}"])
+
     @property
     def turn(self) -> Turn:
-        each = max(self.min_samples, -(-self.samples // self.rounds))
-        return Turn(each, self.min_samples, self.round_s)
+        fewest = max(self.min_samples, -(-MIN_SAMPLES // self.rounds))  # all rounds together have to give a figure
+        return Turn(max(fewest, -(-self.samples // self.rounds)), fewest, self.round_s)
 
 
 Outcome = Latency | str
@@ -60,6 +67,8 @@ class _Task:
     child: Child | None = None
     ready: Ready | None = None
     turns: list[Taken] = field(default_factory=list)
+    burst: Taken | None = None
+    among: int = 1
     note: str = ""
     problem: str = ""
 
@@ -75,15 +84,15 @@ class _Task:
             isolated=True,
             memory=self.ready.memory,
             energy_j=self._energy_j(),
+            among=self.among,
             note=self.note,
         )
 
     def _energy_j(self) -> float | None:
-        """Of one pass: over all turns, since one is shorter than the steps in which some counters move."""
-        total = sum(turn.energy_j or 0.0 for turn in self.turns)
-        passes = sum(len(turn.samples.times_ms) + len(turn.samples.disturbed_ms) for turn in self.turns)
-        # a counter that stands still, as in a virtual machine, tells nothing
-        return total / passes if total > 0 else None
+        """Of one pass; a counter that stands still, as in a virtual machine, tells nothing."""
+        if self.burst is None or not self.burst.energy_j:
+            return None
+        return self.burst.energy_j / (len(self.burst.samples.times_ms) + len(self.burst.samples.disturbed_ms))
 
 
 def measure(
@@ -112,14 +121,28 @@ def measure(
             for setting in settings
         ]
         _convert(tasks, progress)
-        able = [task for column in tasks for task in column if not task.problem]
+        able = [[task for task in column if not task.problem] for column in tasks]
         at_once = max(1, min(_MOST_AT_ONCE, psutil.virtual_memory().available // 2 // _MEMORY_OF_ONE))
-        done, total = 0, len(able) * (1 + sampling.rounds)
-        for start in range(0, len(able), at_once):
-            group = able[start : start + at_once]
+        done, total = 0, sum(map(len, able)) * (1 + sampling.rounds)
+        for group in _groups(able, at_once):
             _take_turns(group, sampling, progress, done, total)
             done += len(group) * (1 + sampling.rounds)
     return [{column[number].setting: column[number].outcome() for column in tasks} for number in range(len(subjects))]
+
+
+def _groups(columns: Sequence[Sequence[_Task]], most: int) -> list[list[_Task]]:
+    """What is in memory at once. A column is split only where it alone is too large, and then evenly."""
+    groups: list[list[_Task]] = [[]]
+    for column in columns:
+        parts = -(-len(column) // most)
+        for number in range(parts):
+            part = column[number::parts]
+            if len(groups[-1]) + len(part) > most or parts > 1:
+                groups.append([])
+            groups[-1] += part
+            for task in part:
+                task.among = len(part)
+    return [group for group in groups if group]
 
 
 def _convert(tasks: Sequence[Sequence[_Task]], progress: Progress | None) -> None:
@@ -171,7 +194,21 @@ def _take_turns(tasks: Sequence[_Task], sampling: Sampling, progress: Progress |
             if disturbing := trainers():
                 for task in tasks:
                     task.note = f"another kdbench process ({disturbing[0].what}) trained meanwhile"
-    finally:
         for task in tasks:
-            if task.child is not None:
-                task.child.end()
+            if task.child is not None and task.ready is not None and task.ready.metered and not task.problem:
+                task.burst = _burst(task.child)
+    finally:
+        started = [task.child for task in tasks if task.child is not None]
+        for child in started:  # all first: a second interrupt may not leave one behind that is stopped
+            child.kill()
+        for child in started:
+            child.end()
+
+
+def _burst(child: Child) -> Taken | None:
+    """Passes without a break for the sake of energy alone, whose counters move too seldom for a turn."""
+    try:
+        taken: Taken = child.ask(Turn(samples=_BURST_PASSES, min_samples=1, budget_s=_BURST_S))
+    except ProfileError:
+        return None  # its latency is known all the same
+    return taken

@@ -92,13 +92,18 @@ def undisplaced(settings: Iterable[LatencySetting]) -> list[LatencySetting]:
 
 
 def fewest_threads(settings: Iterable[LatencySetting]) -> list[LatencySetting]:
-    """Batch 1 with the fewest threads, for each machine, runtime, precision, device and library."""
+    """Batch 1 with the fewest threads, for each machine, runtime, precision, device and library; of those that were
+    taken in turns, where there are any."""
     fewest: dict[tuple[str, ...], LatencySetting] = {}
     for setting in settings:
         key = (setting.fingerprint, setting.runtime, setting.precision, setting.device, setting.library)
-        if setting.batch_size == 1 and (key not in fewest or setting.threads < fewest[key].threads):
+        if setting.batch_size == 1 and (key not in fewest or _rank(setting) < _rank(fewest[key])):
             fewest[key] = setting
     return sorted(fewest.values())
+
+
+def _rank(setting: LatencySetting) -> tuple[bool, int]:
+    return (not setting.isolated, setting.threads)
 
 
 # by what settings are told apart, in the order of a name: as a key has it, and as people read it

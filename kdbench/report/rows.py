@@ -354,7 +354,7 @@ class _Joined:
         for profile in profiles:
             if profile.run_id:
                 self._by_run[profile.run_id].append(profile)
-            else:
+            elif not profile.choice.pretrained:  # else it is of weights that no run of these rows has
                 choice, counts = profile.choice, (profile.params, profile.macs)
                 network = (choice.name, choice.patch_size, profile.image_size, profile.num_classes, *counts)
                 self._by_network[network].append(profile)

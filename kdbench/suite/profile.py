@@ -15,6 +15,7 @@ from torch import nn
 from kdbench.environment import collect, finished
 from kdbench.errors import ConfigError, ProfileError, RecordError
 from kdbench.model import build, check_choice, full_name, weights_hash
+from kdbench.paths import without_folders
 from kdbench.profiling.child import Subject
 from kdbench.profiling.params import flushes_denormals
 from kdbench.profiling.profile import profile_model
@@ -113,7 +114,7 @@ def profile_results(
     command: str = "",
     progress: Progress | None = None,
 ) -> list[ProfileRecord]:
-    """What the trained students of a results folder cost, baselines included; the first seed of each.
+    """What the trained students of a results folder cost, baselines included; the first seed of each cell.
 
     Raises: RecordError, if it has none with its weights; RuntimeUnavailable; ProfileError.
     """
@@ -172,7 +173,7 @@ def _profile(
     records = []
     for each, (counts, failures), outcomes in zip(candidates, counted, timed, strict=True):
         latencies = tuple(found for found in outcomes.values() if isinstance(found, Latency))
-        reasons = {str(setting): found for setting, found in outcomes.items() if isinstance(found, str)}
+        reasons = failures | {str(setting): found for setting, found in outcomes.items() if isinstance(found, str)}
         records.append(
             ProfileRecord(
                 **dict(counts.model_copy(update={"latencies": latencies})),
@@ -183,7 +184,7 @@ def _profile(
                 title=each.title,
                 started=started,
                 environment=environment,
-                failures=failures | reasons,
+                failures={what: without_folders(reason) for what, reason in reasons.items()},
                 command=command,
             )
         )

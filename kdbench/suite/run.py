@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from kdbench.environment import collect, usable_cores
 from kdbench.errors import Diverged, RecordError
 from kdbench.method import Method, Setting, build_method
 from kdbench.model import build, normalisation
+from kdbench.paths import without_folders
 from kdbench.profiling.profile import profile_model
 from kdbench.seeding import derive
 from kdbench.store import Store, write_atomic
@@ -81,7 +81,7 @@ def run(
         )
 
     def without_result(status: Status, problem: Exception) -> RunRecord:
-        failure = Failure(kind=type(problem).__name__, message=_without_folders(str(problem) or repr(problem)))
+        failure = Failure(kind=type(problem).__name__, message=without_folders(str(problem) or repr(problem)))
         return record(status, failure=failure, data=data.card if data else None)
 
     data: Dataset | None = None
@@ -152,7 +152,7 @@ def _train_and_measure(
         spec.train, model, spec.dataset.image_size, name=spec.model.name, device=device, purpose="training",
         cache=cache, batch_size=min(spec.train.batch_size, len(data.splits["train"])),
     )  # fmt: skip
-    tuning = tuning.model_copy(update={"note": _without_folders(tuning.note)})
+    tuning = tuning.model_copy(update={"note": without_folders(tuning.note)})
     torch.set_num_threads(tuning.threads)
     model = place(model, tuning, device)
     teachers = [
@@ -235,11 +235,6 @@ def _shareable(spec: RunSpec) -> RunSpec:
     if isinstance(spec.model.pretrained, str) and spec.model.weights:
         changes["model"] = spec.model.model_copy(update={"pretrained": Path(spec.model.pretrained).name})
     return spec.model_copy(update=changes)
-
-
-def _without_folders(message: str) -> str:
-    """A message without the folders of this machine, for a record is made to be shared: only file names stay."""
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/:'\",;()]+/)+", "", message)
 
 
 def _storable(model: nn.Module) -> dict[str, torch.Tensor]:

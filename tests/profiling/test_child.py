@@ -87,6 +87,11 @@ def test_what_goes_wrong_is_one_line(start):
     assert "\n" not in str(problem.value)
 
 
+def test_what_is_printed_there_stays_there(start, capfd):
+    start(little.noisy).answer()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_process_that_dies_says_how(start):
     with pytest.raises(ProfileError, match="ended by SIGKILL: out of memory"):
         start(little.deadly).answer()

@@ -113,6 +113,11 @@ def test_where_hardly_any_pass_was_undisturbed_all_of_them_count(undisturbed, di
     assert "busy" in found.note
 
 
+def test_few_passes_are_not_taken_for_a_busy_machine():
+    found = latency([Samples((2.0, 2.0))])
+    assert (found.samples, found.note, found.unstable) == (2, "", False)
+
+
 def test_a_note_marks_the_figure():
     found = latency([Samples((2.0,) * 10)], note="something else was at work")
     assert (found.iqr_ms, found.unstable, found.note) == (0.0, True, "something else was at work")

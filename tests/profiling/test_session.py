@@ -1,11 +1,12 @@
 """Who is timed when, and what comes of a failure; the processes are played by a fake."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import little
 import pytest
 
-from kdbench.errors import ProfileError, RuntimeUnavailable, UnknownName
+from kdbench.errors import ConfigError, ProfileError, RuntimeUnavailable, UnknownName
 from kdbench.profiling import session
 from kdbench.profiling.child import Ready, Subject, Taken, convert_there
 from kdbench.profiling.latency import Samples, WarmUp
@@ -48,15 +49,20 @@ def stage(monkeypatch):
                 stage.note("convert", self)
                 return None
             stage.note("begin", self)
-            return Ready("torch 0", 12.0, WarmUp(cold_ms=9.0, calls=5, steady=True), Memory(peak_rss_bytes=7))
+            return Ready("torch 0", 12.0, WarmUp(cold_ms=9.0, calls=5, steady=True), Memory(peak_rss_bytes=7), True)
 
         def ask(self, turn):
             stage.note("turn", self)
+            if turn.budget_s == session._BURST_S:
+                return Taken(Samples((2.0,) * 7, (30.0,)), 4.0)
             assert turn == SAMPLING.turn
             return Taken(Samples((2.0,) * 5, (30.0,)), 3.0)
 
         def stop(self):
             stage.note("stop", self)
+
+        def kill(self):
+            stage.note("kill", self)
 
         def end(self):
             stage.note("end", self)
@@ -69,15 +75,17 @@ def stage(monkeypatch):
 
 def test_everybody_is_made_ready_before_anybody_is_timed(stage):
     measure(SUBJECTS, [Setting()], SAMPLING)
-    kinds = [event[0] for event in stage.events if event[0] in ("begin", "turn")]
-    assert kinds == ["begin"] * 5 + ["turn"] * 20
+    kinds = [event[0] for event in stage.events if event[0] in ("begin", "turn", "kill", "end")]
+    kinds = kinds[kinds.index("begin") :]  # conversions end before
+    # the last turn of each is for its energy; all are killed before one is waited for
+    assert kinds == ["begin"] * 5 + ["turn"] * 25 + ["kill"] * 5 + ["end"] * 5
     assert stage.alive == 0
 
 
 def test_all_take_turns_in_changing_order(stage):
     measure(SUBJECTS, [Setting()], SAMPLING)
     turns = [name for name, _ in stage.of("turn")]
-    rounds = [turns[start : start + 5] for start in range(0, 20, 5)]
+    rounds = [turns[start : start + 5] for start in range(0, 20, 5)]  # then a turn each for the energy
     assert all(sorted(names) == list("abcde") for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
 
@@ -92,7 +100,8 @@ def test_what_is_kept(stage):
     assert (latency.cold_ms, latency.prepare_ms, latency.steady) == (9.0, 12.0, True)
     assert (latency.isolated, latency.unstable, latency.note) == (True, False, "")
     assert latency.memory == Memory(peak_rss_bytes=7)
-    assert latency.energy_j == 0.5
+    assert latency.energy_j == 4.0 / 8
+    assert latency.among == 1
 
 
 def test_a_network_that_cannot_begin_does_not_stop_the_others(stage):
@@ -115,7 +124,7 @@ def test_a_network_that_dies_on_the_way_has_no_figure(stage):
     found = measure(SUBJECTS, [Setting()], SAMPLING)
     assert found[2] == {Setting(): "it died"}
     assert stage.of("turn").count(("c", 1)) == 3
-    assert stage.of("turn").count(("a", 1)) == 4
+    assert stage.of("turn").count(("a", 1)) == 5
 
 
 def test_a_failed_conversion_concerns_all_that_share_it(stage):
@@ -130,10 +139,25 @@ def test_a_failed_conversion_concerns_all_that_share_it(stage):
 
 def test_a_column_stays_together_where_memory_is_short(stage, monkeypatch):
     monkeypatch.setattr(session, "_MOST_AT_ONCE", 5)
-    measure(SUBJECTS, [Setting(), Setting(batch_size=8)], SAMPLING)
+    found = measure(SUBJECTS, [Setting(), Setting(batch_size=8)], SAMPLING)
     assert stage.peak == 5
     batches = [batch for _, batch in stage.of("turn")]
-    assert batches == [1] * 20 + [8] * 20
+    assert batches == [1] * 25 + [8] * 25
+    assert {latency.among for outcomes in found for latency in outcomes.values()} == {5}
+
+
+def test_columns_share_the_memory_where_they_fit_whole(stage, monkeypatch):
+    monkeypatch.setattr(session, "_MOST_AT_ONCE", 7)
+    measure(SUBJECTS[:3], [Setting(), Setting(batch_size=8), Setting(batch_size=32)], SAMPLING)
+    begins = [event[2] for event in stage.events if event[0] in ("begin", "kill")]
+    assert begins == [1] * 3 + [8] * 3 + [1] * 3 + [8] * 3 + [32] * 6  # the third column would not have fitted whole
+
+
+def test_a_column_that_is_too_large_says_among_how_many_it_was_timed(stage, monkeypatch):
+    monkeypatch.setattr(session, "_MOST_AT_ONCE", 3)
+    found = measure(SUBJECTS, [Setting()], SAMPLING)
+    assert stage.peak == 3
+    assert sorted(outcomes[Setting()].among for outcomes in found) == [2, 2, 3, 3, 3]
 
 
 def test_an_interrupt_leaves_no_process(stage):
@@ -183,6 +207,24 @@ def test_progress_goes_to_the_end(stage):
     assert [entry[0] for entry in done] == list(range(10))
 
 
-@pytest.mark.parametrize(("samples", "rounds", "each"), [(100, 5, 20), (101, 5, 21), (5, 5, 2), (20, 1, 20)])
+@pytest.mark.parametrize(("samples", "rounds", "each"), [(100, 5, 20), (101, 5, 21), (5, 5, 2), (20, 1, 20), (2, 1, 5)])
 def test_samples_are_shared_out(samples, rounds, each):
     assert Sampling(rounds=rounds, samples=samples).turn.samples == each
+
+
+def test_all_rounds_together_give_a_figure_however_slow_the_network():
+    assert Sampling(rounds=1).turn.min_samples == 5
+    assert Sampling(rounds=20).turn.min_samples == 2
+
+
+def test_no_rounds():
+    with pytest.raises(ConfigError, match="1 or more"):
+        Sampling(rounds=0)
+
+
+def test_without_an_energy_counter_there_is_no_turn_for_it(stage, monkeypatch):
+    original = session.Child.answer
+    monkeypatch.setattr(session.Child, "answer", lambda self: (told := original(self)) and replace(told, metered=False))
+    (found,) = measure(SUBJECTS[:1], [Setting()], SAMPLING)
+    assert found[Setting()].energy_j is None
+    assert len(stage.of("turn")) == 4

@@ -164,7 +164,7 @@ def test_an_untrained_network_joins_every_row_of_its_architecture() -> None:
     records = [record(spec()), record(spec(method="kd")), record(spec("vit_tiny"))]
     assert joined(records, profile_record()) == {f"{SMALL} ce": 1, f"{SMALL} kd": 1, "vit_tiny ce": 0}
     pretrained = profile_record(choice=ModelChoice(name=SMALL, pretrained=True, weights="00"))
-    assert joined(records, pretrained)[f"{SMALL} ce"] == 1  # the same architecture, and as quick
+    assert joined(records, pretrained)[f"{SMALL} ce"] == 0  # weights that no run of the row has
 
 
 @pytest.mark.parametrize(
@@ -311,6 +311,21 @@ def test_the_page_says_what_was_joined_and_what_fits_no_row() -> None:
     assert re_row(page, "b0a4")[5:8:2] == ["none", "2.14.1"]
     assert "kdbench profile --out costs.json\nkdbench run bccd" in page
     assert render(study(), "md", []) == render(study(), "md")
+
+
+def test_figures_of_one_network_taken_on_two_days_are_all_joined() -> None:
+    today = profile_record(latencies=[isolated(2.5)], started="2026-03-02T00:00:00+00:00")
+    tomorrow = profile_record(latencies=[isolated(0.5, runtime="onnxruntime")], started="2026-03-03T00:00:00+00:00")
+    page = render([record(spec())], "md", [today, tomorrow])
+    assert "fit no row" not in page
+    assert "latency eager" in page
+    assert "latency onnxruntime" in page
+
+
+def test_figures_taken_in_turns_are_shown_before_those_with_fewer_threads() -> None:
+    rows = build_rows([record(spec())], [profile_record(latencies=[isolated(1.5, threads=2)])])
+    (setting,) = latency_settings(rows)
+    assert (setting.threads, setting.isolated) == (2, True)
 
 
 def re_row(page: str, first: str) -> list[str]:

@@ -44,3 +44,10 @@ class _Deadly(nn.Module):
 def deadly():
     """Its process dies at the first pass."""
     return _Deadly()
+
+
+def noisy():
+    """A network whose library writes to the terminal, past Python."""
+    os.write(1, b"some banner\n")
+    os.write(2, b"some warning\n")
+    return small()

@@ -8,7 +8,9 @@ import shlex
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,9 +58,27 @@ class Compile(Eager):
         # all networks of one class share a limit of compiled forms, and beyond it the rest would run uncompiled
         torch._dynamo.reset()
         run = inference(torch.compile(network, dynamic=False), image)
-        with quiet():
+        with quiet(), _by_itself(source.folder):
             run()
         return run
+
+
+@contextmanager
+def _by_itself(folder: Path) -> Iterator[None]:
+    """Compile in this process alone, so that none works on while others are timed, and without what was kept of
+    earlier compilations, so that the time it takes is the same every time."""
+    import torch._inductor.config as inductor
+
+    name, value = "TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    with tempfile.TemporaryDirectory(dir=folder) as cache, inductor.patch(compile_threads=1, fx_graph_cache=False):
+        os.environ[name] = cache
+        try:
+            yield
+        finally:
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _cpp_available() -> Availability:
