@@ -41,8 +41,8 @@ def profile(
     ] = "eager",
     precision: Annotated[str, typer.Option(help="Of the arithmetic; several: fp32,bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model gets.")] = 20,
-    samples: Annotated[int, typer.Option(min=5, help="Passes wanted in all rounds; p99 needs 500.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each model gets.")] = 40,
+    samples: Annotated[int, typer.Option(min=5, help="Passes wanted in all rounds; p99 needs 500.")] = 200,
     layers: Annotated[bool, typer.Option("--layers", help="Show what every layer and operator costs.")] = False,
     counts_only: Annotated[bool, typer.Option("--counts-only", help="Time nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object; a list for several models.")] = False,
@@ -313,9 +313,7 @@ def _say(console: Console, records: Sequence[ProfileRecord]) -> None:
         say(f"† {note}")
     together = [found.among for found in latencies if found.among]
     if together and min(together) < len(records):
-        say(
-            f"memory was short: at most {max(together)} of {len(records)} networks took turns, then the rest"
-        )
+        say(f"memory was short: at most {max(together)} of {len(records)} networks took turns, then the rest")
     untrained = [record for record in records if not record.run_id and not record.choice.weights]
     if latencies and untrained:
         say("Untrained weights (seed 0).")

@@ -6,8 +6,10 @@ that is shuffled anew: whatever else the machine does hits all of them alike, an
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ from kdbench.types import Latency, Progress
 
 _MEMORY_OF_ONE = 200 * 2**20  # bytes: what a process with a small network in it holds of its own, generously
 _MOST_AT_ONCE = 32
+_FEWEST_ROUNDS = 3
+_clock = time.perf_counter
 _BURST_S = 1.0  # some ten steps of NVML's counter
 _BURST_PASSES = 10**9  # as many as there is time for
 
@@ -33,13 +37,14 @@ _BURST_PASSES = 10**9  # as many as there is time for
 class Sampling:
     """How much is timed of each network in each setting."""
 
-    rounds: int = 20
-    samples: int = 100
+    rounds: int = 40
+    samples: int = 200
     """Undisturbed passes that are wanted, in all rounds together."""
     min_samples: int = 2
     """In each round, however long they take."""
     round_s: float = 0.2
-    """A round ends after so many seconds, once it has ``min_samples``."""
+    """A turn ends after so many seconds, once it has ``min_samples``. A network whose turns take more than twice as
+    long sits out rounds in between, down to a third of them."""
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.samples, self.min_samples) < 1:
@@ -69,6 +74,7 @@ class _Task:
     turns: list[Taken] = field(default_factory=list)
     burst: Taken | None = None
     among: int = 1
+    stride: int = 1
     note: str = ""
     problem: str = ""
 
@@ -182,15 +188,21 @@ def _take_turns(tasks: Sequence[_Task], sampling: Sampling, progress: Progress |
                 task.problem = str(problem)
             task.child.stop()
         for number in range(sampling.rounds):
-            for task in shuffle.sample(tasks, len(tasks)):  # nobody always follows the same one
+            on_turn = [task for task in tasks if number % task.stride == 0]
+            done += len(tasks) - len(on_turn)
+            for task in shuffle.sample(on_turn, len(on_turn)):  # nobody always follows the same one
                 if progress:
                     progress(f"round {number + 1} of {sampling.rounds}: {task.subject.name}", done, total)
                 done += 1
                 if not task.problem and task.child is not None:
+                    began = _clock()
                     try:
                         task.turns.append(task.child.ask(sampling.turn))
                     except ProfileError as problem:
                         task.problem = str(problem)
+                    if number == 0:
+                        stride = math.ceil((_clock() - began) / (2 * sampling.round_s))
+                        task.stride = max(1, min(stride, sampling.rounds // _FEWEST_ROUNDS))
             if disturbing := trainers():
                 for task in tasks:
                     task.note = f"another kdbench process ({disturbing[0].what}) trained meanwhile"

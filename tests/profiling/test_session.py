@@ -228,3 +228,26 @@ def test_without_an_energy_counter_there_is_no_turn_for_it(stage, monkeypatch):
     (found,) = measure(SUBJECTS[:1], [Setting()], SAMPLING)
     assert found[Setting()].energy_j is None
     assert len(stage.of("turn")) == 4
+
+
+def test_a_slow_network_sits_out_rounds(stage, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(session, "_clock", lambda: now[0])
+    original = session.Child.ask
+
+    def ask(child, turn):
+        now[0] += 2.0 if child.subject.name == "b" else 0.1
+        return original(child, turn)
+
+    monkeypatch.setattr(session.Child, "ask", ask)
+    told = []
+    monkeypatch.setattr(session, "_burst", lambda child: None)
+    sampling = replace(SAMPLING, rounds=12, samples=60)
+    measure(SUBJECTS[:3], [Setting()], sampling, progress=lambda what, done, total: told.append((done, total)))
+    turns = [name for name, _ in stage.of("turn")]
+    assert (turns.count("a"), turns.count("b"), turns.count("c")) == (
+        12,
+        3,
+        12,
+    )  # five rounds fit into a turn of two seconds
+    assert max(done for done, total in told if total == 39) == 38

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdbench.report import collect, render
+from kdbench.model import MODELS
+from kdbench.report import collect, collect_profiles, render
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 COMMITTED = ("bccd-small", "methods-small", "mixed-small")
@@ -24,3 +25,17 @@ def test_every_run_has_its_predictions_and_no_weights_or_images_are_committed(na
     assert runs
     assert {path.stem for path in (RESULTS / name / "predictions").glob("*.safetensors")} == runs
     assert not [path for path in (RESULTS / name).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".bmp")]
+
+
+def test_the_page_of_costs_follows_from_its_profiles() -> None:
+    profiles = collect_profiles(RESULTS / "profiles")
+    assert render([], "md", profiles) == (RESULTS / "profiles" / "leaderboard.md").read_text(encoding="utf-8")
+    assert {profile.model for profile in profiles} == set(MODELS.names())
+
+
+def test_committed_profiles_name_no_place() -> None:
+    for path in (RESULTS / "profiles").glob("*.json"):
+        text = path.read_text("utf-8")
+        assert "/home/" not in text
+        assert "/work" not in text
+        assert "/tmp" not in text
