@@ -24,7 +24,8 @@ _ROWS = pytest.StashKey[list[Row]]()
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Baselines are committed: what they were measured on belongs there, whose machine it is does not."""
-    machine_info.pop("node", None)
+    for private in ("node", "release"):
+        machine_info.pop(private, None)
     told = {"fingerprint", "cores", "versions"}
     machine_info["kdbench"] = collect(usable_cores()).model_dump(mode="json", include=told)
 
