@@ -19,10 +19,11 @@ from kdbench.engine import tuning
 from kdbench.engine.evaluate import measure, predict
 from kdbench.errors import DataError, RecordError
 from kdbench.model import build, normalisation
+from kdbench.paths import without_folders
 from kdbench.profiling.profile import profile_model
 from kdbench.store import Store
 from kdbench.suite import run as run_module
-from kdbench.suite.run import _without_folders, load_trained
+from kdbench.suite.run import load_trained
 from kdbench.types import DatasetSpec, ModelChoice, content_id
 
 
@@ -166,7 +167,7 @@ def test_changed_images_do_not_pass_for_the_planned_ones(tmp_path):
     ],
 )
 def test_messages_of_failures_carry_no_folders_of_this_machine(message, kept):
-    assert _without_folders(message) == kept
+    assert without_folders(message) == kept
 
 
 # ---------------------------------------------------------------- what is said of teachers
