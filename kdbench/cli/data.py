@@ -163,7 +163,7 @@ def _download(source: Source, root: Path, mirror: str | None, keep_archive: bool
         size = f", {size_text(file.size_bytes)}" if file.size_bytes else ""
         out.print(f"  downloading: {shown(url)}{size}", markup=False)
         if file.checksum is None:
-            out.print(f"note: no checksum of {file.file_name} is published: what comes is counted, not verified")
+            out.print(f"note: no checksum of {file.file_name} is known: what comes is counted, not verified")
     if here.there:
         out.print(f"note: {here.folder} is not what is published and will be moved aside: {here.trouble}", markup=False)
     if not yes:

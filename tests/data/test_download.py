@@ -694,12 +694,31 @@ def test_the_command(kdbench, server: Server, tmp_path: Path) -> None:  # type: 
     assert f"kept: {tmp_path / '.downloads/cells/cells.zip'}" in out
 
 
+class Typed(io.StringIO):
+    """What somebody types at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("typed", "there"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_the_command_asks(  # type: ignore[no-untyped-def]
+    kdbench, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, there: bool
+) -> None:
+    SOURCES.add("cells", cells(server.url))
+    monkeypatch.setattr(sys, "stdin", Typed(typed))
+    code, out, _ = kdbench("cells")
+    assert code == 0
+    assert any("Download cells under its licence (CC0-1.0)? [y/N]" in line for line in out)
+    assert bool(server.asked) == (tmp_path / "cells").exists() == there
+
+
 def test_the_command_says_what_nobody_verified(kdbench, server: Server) -> None:  # type: ignore[no-untyped-def]
     server.content = zipped(dict(list(CELLS.items())[:5]))
     SOURCES.add("cells", cells(None, None))
     code, out, _ = kdbench("cells", "--yes", "--mirror", server.url)
     assert code == 0
-    assert "note: no checksum of cells.zip is published: what comes is counted, not verified" in out
+    assert "note: no checksum of cells.zip is known: what comes is counted, not verified" in out
     assert "warning: cells does not hold what is published: b 2 instead of 3" in out
 
 
