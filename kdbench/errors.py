@@ -57,6 +57,14 @@ class BadImage(DataError):
     """One file cannot be decoded as an image; the caller leaves it out by name and goes on."""
 
 
+class DownloadFailed(DataError):
+    """A data set could not be downloaded or unpacked; what lies at its place is untouched."""
+
+
+class ChecksumMismatch(DataError):
+    """A downloaded file is not the one its publisher gives the checksum of; it was removed."""
+
+
 class SplitLeak(DataError):
     """One group of images would stand on both sides of a split."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
+    from kdbench.data.source import Source
     from kdbench.types import DataCard
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.\n\nExample: kdbench data show mixed")
+data_app = typer.Typer(no_args_is_help=True, help="Get and look at data sets.\n\nExample: kdbench data show mixed")
 
 NameOrFile = Annotated[
     str, typer.Argument(metavar="NAME|FILE", help="A data set (`kdbench list datasets`), or a YAML file that has some.")
@@ -27,7 +29,7 @@ ImageSize = Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode
 
 @data_app.callback()
 def _group() -> None:
-    """Look at data sets."""
+    """Get and look at data sets."""
 
 
 @data_app.command("show")
@@ -37,7 +39,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
     Example: kdbench data show mixed --data-root ~/datasets
     """
     from kdbench.cli.screen import Screen
-    from kdbench.data.dataset import open_dataset
+    from kdbench.data.dataset import listings, open_dataset, published_differences
     from kdbench.errors import MissingData
     from kdbench.paths import cache_root
     from kdbench.paths import data_root as default_root
@@ -50,6 +52,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
             with Screen() as screen:
                 spec = DatasetSpec(name=one, image_size=image_size)
                 card = open_dataset(spec, default_root(data_root), cache_root(), screen).card
+                differences = published_differences(listings(spec, default_root(data_root)))
         except MissingData as problem:
             out.print(f"not on this disk: {problem}", markup=False)
             raise
@@ -58,7 +61,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
             out.print(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
         for entry in card.left_out:
             out.print(f"left out: {entry.path} ({entry.count}): {entry.reason}", markup=False)
-        for caveat in card.caveats:
+        for caveat in (*card.caveats, *differences):
             out.print(f"note: {caveat}", markup=False)
 
 
@@ -94,6 +97,95 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
         raise problems[0] if len(problems) == 1 else DataError("\n".join(map(str, problems)))
 
 
+@data_app.command("download")
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set (`kdbench list datasets`).")],
+    data_root: DataRoot = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="http, https or file address of a copy; ending in /, of a folder that holds the files."),
+    ] = None,
+    keep_archive: Annotated[bool, typer.Option("--keep-archive", help="Keep what is downloaded.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether its licence suits you.")] = False,
+) -> None:
+    """Download a data set, verify it, and put it into its place in one step.
+
+    What is there and whole is not downloaded again. An interrupted download goes on where it stopped.
+
+    Exit codes: 0 in place; 2 not, with what a person has to do where no program can; 130 interrupted.
+
+    Example: kdbench data download jtsc --data-root ~/datasets
+    """
+    from kdbench.data.dataset import dataset_names
+    from kdbench.data.mixed import UNIONS
+    from kdbench.data.source import SOURCES
+    from kdbench.errors import DataError, DownloadFailed, UnknownName
+    from kdbench.paths import data_root as default_root
+
+    if name not in dataset_names():
+        raise UnknownName("dataset", name, dataset_names())
+    names = UNIONS.get(name).sources if name in UNIONS else (name,)
+    if mirror and len(names) > 1 and not mirror.endswith("/"):
+        raise DownloadFailed(
+            f"{name} is made of {', '.join(names)}; give --mirror a folder of their files, ending in /"
+        )
+    problems: list[DataError] = []
+    for source in [SOURCES.get(part) for part in names]:
+        try:
+            _download(source, default_root(data_root), mirror, keep_archive, yes)
+        except DataError as problem:  # the other parts of a union are worth having
+            problems.append(problem)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; what came so far is kept: the same command goes on where it stopped", err=True)
+            raise typer.Exit(130) from None
+    if problems:
+        raise problems[0] if len(problems) == 1 else DataError("\n".join(map(str, problems)))
+
+
+def _download(source: Source, root: Path, mirror: str | None, keep_archive: bool, yes: bool) -> None:
+    from kdbench.cli.screen import Screen
+    from kdbench.data.download import get, look, plan, shown
+    from kdbench.data.unpack import size_text
+    from kdbench.errors import DownloadFailed
+
+    out = _console()
+    if not source.downloads:
+        out.print(f"{source.name}: nothing to download ({source.layout})", markup=False)
+        return
+    here = look(source, root)
+    as_published = ", as many as are published" if source.counts else ""
+    if here.there and not here.trouble:
+        out.print(f"{source.name}: {here.images} images at {here.folder}{as_published}; nothing to do", markup=False)
+        return
+    jobs = plan(source, root, mirror)
+    _introduce(out, source.name)
+    for file, url in jobs:
+        size = f", {size_text(file.size_bytes)}" if file.size_bytes else ""
+        out.print(f"  downloading: {shown(url)}{size}", markup=False)
+        if file.checksum is None:
+            out.print(f"note: no checksum of {file.file_name} is known: what comes is counted, not verified")
+    if here.there:
+        out.print(f"note: {here.folder} is not what is published and will be moved aside: {here.trouble}", markup=False)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise DownloadFailed(
+                f"{source.name}: nobody can be asked whether its licence suits ({source.licence}); add --yes"
+            )
+        if not typer.confirm(f"Download {source.name} under its licence ({source.licence})?"):
+            return
+    with Screen() as screen:
+        got = get(source, root, mirror, keep_archive, screen)
+    if got.kept:
+        out.print(f"note: what was at {got.folder} is now at {got.kept}", markup=False)
+    for archive in got.archives:
+        out.print(f"kept: {archive}", markup=False)
+    if got.differences:
+        out.print(f"warning: {source.name} does not hold what is published: {got.differences}", markup=False)
+    out.print(
+        f"{source.name}: {got.images} images at {got.folder}{'' if got.differences else as_published}", markup=False
+    )
+
+
 def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
@@ -125,6 +217,12 @@ def _introduce(out: Console, name: str) -> None:
     for source in [SOURCES.get(part) for part in (union.sources if union else (name,))]:
         out.print(f"[bold]{source.name}[/]: {escape(source.title)}")
         lines = {"from": source.url, "licence": source.licence, "cite": source.citation, "layout": source.layout}
+        if source.counts:
+            counts = ", ".join(f"{label} {count}" for label, count in source.counts.items())
+            lines["published"] = f"{sum(source.counts.values())} images ({counts})"
+        if source.downloads:
+            by_hand = f" (by hand: {source.manual})" if source.manual else ""
+            lines["get it"] = f"kdbench data download {source.name}{by_hand}"
         for key, text in lines.items():
             if text:
                 out.print(f"  {key}: {text}", markup=False)

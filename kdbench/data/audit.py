@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from kdbench.data.cache import in_threads
-from kdbench.data.dataset import Dataset, listings, open_dataset
-from kdbench.data.source import SOURCES
+from kdbench.data.dataset import Dataset, listings, open_dataset, published_differences
+from kdbench.data.source import SOURCES, Item, Listing, Source
 from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress
 
 FEW_IMAGES = 10
@@ -61,14 +59,15 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
         left_out[entry.reason].append(entry)
     known = {caveat for name in card.sources for caveat in SOURCES.get(name).caveats}
     conflicts = tuple(caveat for caveat in card.caveats if caveat not in known)
-    warnings = _thin_classes(card)
+    parts = listings(data.spec, root)
+    warnings = [*_thin_classes(card), *published_differences(parts)]
     if conflicts:
         warnings.append(f"groups of byte-identical images under different labels: {len(conflicts)}")
     if card.duplicates:
         warnings.append(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
     if left_out:
         warnings.append(f"files or lines left out: {sum(entry.count for entry in card.left_out)}")
-    sizes = _sizes(data, root, progress)
+    sizes = _sizes(data, parts, progress)
     return Audit(card, sizes, {why: tuple(found) for why, found in left_out.items()}, conflicts, tuple(warnings))
 
 
@@ -89,19 +88,18 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _sizes(data: Dataset, root: Path, progress: Progress | None) -> ImageSizes | None:
+def _sizes(data: Dataset, parts: Sequence[tuple[Source, Listing]], progress: Progress | None) -> ImageSizes | None:
     """From the heads of the files: the decoded images have all one size."""
     taken = set(data.ids)
-    items = [item for _, found in listings(data.spec, root) for item in found.items]
-    paths = [item.path for item in items if item.path is not None and item.id in taken]
-    if not paths:
+    stored = [(source, item) for source, found in parts for item in found.items if item.path and item.id in taken]
+    if not stored:
         return None
 
-    def head(path: Path) -> tuple[int, int, str]:
-        with Image.open(path) as image:
-            return image.width, image.height, image.mode
+    def head(one: tuple[Source, Item]) -> tuple[int, int, str]:
+        source, item = one
+        return source.measure(item)
 
-    widths, heights, modes = zip(*in_threads(head, paths, f"measuring {data.spec.name}", progress), strict=True)
+    widths, heights, modes = zip(*in_threads(head, stored, f"measuring {data.spec.name}", progress), strict=True)
     return ImageSizes(_spread(widths), _spread(heights), dict(Counter(modes).most_common()))
 
 

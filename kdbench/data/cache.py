@@ -9,7 +9,6 @@ the same images twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -126,7 +125,7 @@ def _file_digests(source: Source, listing: Listing, cache: Path, progress: Progr
         if item.path is None:
             raise DataError(f"{source.name}: {item.id} has no file, others have")
         try:
-            return hashlib.sha256(item.path.read_bytes()).hexdigest()
+            return source.digest(item)
         except OSError as problem:
             raise DataError(f"{item.path} cannot be read ({problem.strerror}); check its permissions") from None
 

@@ -171,6 +171,15 @@ def listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
     return present
 
 
+def published_differences(parts: Sequence[tuple[Source, Listing]]) -> list[str]:
+    """A line for each source whose images by class are not as many as its publisher counts."""
+    return [
+        f"{source.name} does not hold what is published: {differences}"
+        for source, found in parts
+        if (differences := source.count_differences(found.items))
+    ]
+
+
 def _card(
     spec: DatasetSpec,
     classes: tuple[str, ...],

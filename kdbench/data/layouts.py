@@ -51,6 +51,32 @@ def class_folders(
     return items, left_out
 
 
+def given_parts(
+    root: Path, folder: Path, labels: Mapping[str, str], given: Mapping[str, SplitName], passed_over: Mapping[str, str]
+) -> tuple[list[Item], list[LeftOut]]:
+    """Items of ``folder/<part>/<class>/<file>`` where the publisher says which part is which side.
+
+    Args:
+        root, labels: as for `class_folders`.
+        given: side by folder name; folders under other names are left out by name.
+        passed_over: why, for those that are known.
+    Raises: DataError if a folder cannot be read.
+    """
+    items: list[Item] = []
+    left_out: list[LeftOut] = []
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        fold = given.get(part.name)
+        if fold is None:
+            count = sum(1 for path in part.rglob("*") if path.is_file())
+            reason = passed_over.get(part.name, f"none of the given parts {', '.join(given)}")
+            left_out.append(LeftOut(path=f"{part.relative_to(root).as_posix()}/", reason=reason, count=count))
+            continue
+        found, not_taken = class_folders(root, part, labels, fold=fold)
+        items += found
+        left_out += not_taken
+    return items, left_out
+
+
 def files_below(folder: Path) -> list[str]:
     """Names of all files below, relative, sorted, with forward slashes; as strings, for a folder may hold thousands.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -46,6 +48,56 @@ class Listing:
     left_out: tuple[LeftOut, ...] = ()
 
 
+@dataclass(frozen=True)
+class Move:
+    """What of an archive is taken, and where it goes.
+
+    Attributes:
+        place: a folder or a file in the archive; folders around it, such as ``name-master``, do not matter.
+        target: what it becomes below the source's folder; empty: that folder itself.
+        suffix: of a folder only the files whose names end so, in lower case; empty: all.
+    """
+
+    place: str
+    target: str = ""
+    suffix: str = ""
+
+    def to(self, parts: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Where a file of the archive goes, below the source's folder; None: it is not meant."""
+        place = tuple(self.place.split("/"))
+        if not parts[-1].lower().endswith(self.suffix):
+            return None
+        for start in range(len(parts) - len(place), -1, -1):  # the innermost: archives wrap a folder in its own name
+            if parts[start : start + len(place)] == place:
+                return (*filter(None, self.target.split("/")), *parts[start + len(place) :])
+        return None
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file that a data set, or a part of it, is made of.
+
+    Attributes:
+        url: where it is; None: there is no address that anyone may load it from, only a mirror of the user's own.
+        file_name: how it is called, here and on a mirror.
+        kind: of an archive; plain: the file is taken as it is.
+        checksum: ``sha256:...`` or ``md5:...`` as the publisher gives it; None: none is published.
+        size_bytes: of the file, if it is known and stays the same.
+        unpacked_bytes: of all that is in the archive, if known; an archive that holds twice of it is refused.
+        moves: what of an archive goes where.
+        into: the folder below the source's that a plain file goes to; empty: the source's own.
+    """
+
+    url: str | None
+    file_name: str
+    kind: Literal["zip", "tar", "tar.gz", "plain"]
+    checksum: str | None = None
+    size_bytes: int | None = None
+    unpacked_bytes: int | None = None
+    moves: tuple[Move, ...] = ()
+    into: str = ""
+
+
 class Source(ABC):
     """A data set: where it comes from, how it lies on the disk, its labels and its licence.
 
@@ -63,6 +115,14 @@ class Source(ABC):
     """What every table made from it must say."""
     shares_images_with: ClassVar[tuple[str, ...]] = ()
     """Sources cut from the same originals; a union refuses to hold both."""
+    counts: ClassVar[Mapping[str, int]] = {}
+    """Images of each class as published, all sides together; empty: not known."""
+    downloads: ClassVar[tuple[Download, ...]] = ()
+    """The files it is made of."""
+    manual: ClassVar[str] = ""
+    """Why it cannot be downloaded without a person; empty: it can."""
+    steps: ClassVar[tuple[str, ...]] = ()
+    """What a person does instead; ``{folder}`` stands for the source's folder."""
     version: ClassVar[int] = 1
     """Of a generated source: raised when it would draw other pixels."""
     options: ClassVar[Mapping[str, Scalar]] = {}
@@ -83,6 +143,33 @@ class Source(ABC):
             raise BadImage(f"{item.id}: has no file")
         return read_image(item.path)
 
+    def digest(self, item: Item) -> str:
+        """SHA-256 of what an image is made of, here its file. Raises: OSError; BadImage if it has no file."""
+        if item.path is None:
+            raise BadImage(f"{item.id}: has no file")
+        return hashlib.sha256(item.path.read_bytes()).hexdigest()
+
+    def measure(self, item: Item) -> tuple[int, int, str]:
+        """Width and height in pixels and PIL's mode of an image as it is stored. Raises: BadImage, OSError."""
+        if item.path is None:
+            raise BadImage(f"{item.id}: has no file")
+        with Image.open(item.path) as image:
+            return image.width, image.height, image.mode
+
+    def count_differences(self, items: Iterable[Item]) -> str:
+        """How the images found differ in number from the published ones; empty: not at all, or nothing is known."""
+        found = Counter(item.label for item in items)
+        return ", ".join(
+            f"{label} {found[label]} instead of {count}"
+            for label, count in self.counts.items()
+            if found[label] != count
+        )
+
+    def by_hand(self, root: Path) -> str:
+        """The numbered steps of a person who gets it below this data root, in one line."""
+        folder = root / self.name
+        return "; ".join(f"{number}. {step.format(folder=folder)}" for number, step in enumerate(self.steps, start=1))
+
     def check_options(self, options: Mapping[str, Scalar]) -> None:
         """Raises: ConfigError naming every option the source does not have."""
         if unknown := sorted(set(options) - set(self.options)):
@@ -92,7 +179,8 @@ class Source(ABC):
     def missing(self, expected: Path) -> MissingData:
         """The error for data that is not there, with what to do."""
         return MissingData(
-            f"{self.name}: nothing at {expected}; get it from {self.url} and lay it out as {self.layout}; "
+            f"{self.name}: nothing at {expected}; get it from {self.url} and lay it out as {self.layout} "
+            f"(`kdbench data download {self.name}` {'says how' if self.manual else 'does it'}); "
             "the data root is --data-root, else KDBENCH_DATA, else the user's data folder"
         )
 

@@ -38,6 +38,14 @@ def test_mixed_counts(mixed: Dataset) -> None:
     assert set(mixed.labels.tolist()) == set(range(5))
 
 
+@pytest.mark.parametrize("name", [*COUNTS, "bccd"])
+def test_as_many_as_are_published(name: str, data_root: Path) -> None:
+    source = SOURCES.get(name)
+    found = source.scan(data_root, {})
+    assert source.count_differences(found.items) == ""
+    assert len(found.items) == sum(source.counts.values())
+
+
 def test_mixed_left_out_by_name(mixed: Dataset) -> None:
     left_out = {entry.path: entry for entry in mixed.card.left_out}
     hidden = left_out["pbc/PBC_dataset_normal_DIB/neutrophil/.DS_169665.jpg"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from kdbench.data.layouts import class_folders
-from kdbench.data.source import SOURCES, Item, Listing, Source
-from kdbench.types import LeftOut, Scalar, SplitName
+from kdbench.data.layouts import given_parts
+from kdbench.data.source import SOURCES, Download, Listing, Move, Source
+from kdbench.types import Scalar, SplitName
 
 LABELS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
 GIVEN: dict[str, SplitName] = {"TRAIN": "train", "TEST": "test"}
+PASSED_OVER = {"TEST_SIMPLE": "single views of the TEST originals, which TEST holds already"}
 
 
 class BCCD(Source):
@@ -26,27 +28,21 @@ class BCCD(Source):
         "bccd: validation images are cut from TRAIN and share originals with it, so validation accuracy is too high "
         "(it selects the epoch, no more); TRAIN and TEST share no original",
     )
+    counts = MappingProxyType({"eosinophil": 3120, "lymphocyte": 3103, "monocyte": 3098, "neutrophil": 3123})
+    manual = "Kaggle wants a login"
+    steps = (
+        "log in at https://www.kaggle.com/datasets/paultimothymooney/blood-cells and press Download",
+        "unpack the archive",
+        "move its folder images, which holds TRAIN and TEST, to {folder}/images",
+    )
+    downloads = (Download(None, "bccd.zip", "zip", moves=(Move("images", "images"),)),)
 
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         folder = root / "bccd" / "images"
         if not folder.is_dir():
             raise self.missing(folder)
-        items: list[Item] = []
-        left_out: list[LeftOut] = []
-        for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-            fold = GIVEN.get(part.name)
-            if fold is None:
-                count = sum(1 for path in part.rglob("*") if path.is_file())
-                reason = (
-                    "single views of the TEST originals, which TEST holds already"
-                    if part.name == "TEST_SIMPLE"
-                    else f"none of the given parts {', '.join(GIVEN)}"
-                )
-                left_out.append(LeftOut(path=f"{part.relative_to(root).as_posix()}/", reason=reason, count=count))
-                continue
-            found, passed_over = class_folders(root, part, {label: label for label in LABELS}, fold=fold)
-            items += found
-            left_out += passed_over
+        same = {label: label for label in LABELS}
+        items, left_out = given_parts(root, folder, same, GIVEN, PASSED_OVER)
         for name, fold in GIVEN.items():
             if not any(item.fold == fold for item in items):
                 raise self.missing(folder / name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from kdbench.data.labels import LEUKOCYTES
 from kdbench.data.layouts import class_folders
-from kdbench.data.source import SOURCES, Listing, Source
+from kdbench.data.source import SOURCES, Download, Listing, Move, Source
 from kdbench.types import Scalar
 
 
@@ -21,6 +22,21 @@ class BCCDCrops(Source):
     layout = "bccd_crops/BCCD_cropped/<Class>/*.jpg"
     shares_images_with = ("bccd",)
     caveats = ("bccd_crops shares its originals with bccd: never train on one and test on the other",)
+    counts = MappingProxyType({"basophil": 3, "eosinophil": 88, "lymphocyte": 33, "monocyte": 20, "neutrophil": 207})
+    steps = (
+        "open https://github.com/apple2373/BCCD and choose Code, Download ZIP",
+        "unpack it",
+        "move its folder BCCD_cropped to {folder}/BCCD_cropped",
+    )
+    downloads = (
+        Download(
+            "https://github.com/apple2373/BCCD/archive/7751031e0b41bcfdff998cbc4c698a445a60b49e.zip",
+            "BCCD.zip",
+            "zip",
+            unpacked_bytes=1_583_810,
+            moves=(Move("BCCD_cropped", "BCCD_cropped"),),
+        ),
+    )
 
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         folder = root / "bccd_crops" / "BCCD_cropped"

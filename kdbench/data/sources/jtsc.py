@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from kdbench.data.labels import JIANGXI_CODES, LEUKOCYTES
 from kdbench.data.layouts import label_table
-from kdbench.data.source import SOURCES, Listing, Source
+from kdbench.data.source import SOURCES, Download, Listing, Move, Source
 from kdbench.types import Scalar
 
 
@@ -20,6 +21,24 @@ class JTSC(Source):
     labels = LEUKOCYTES
     layout = "jtsc/<number>.bmp with 'jtsc/Class Labels of Dataset 1.csv'"
     caveats = ("some labels of jtsc were not checked by experts, as its publisher says",)
+    counts = MappingProxyType({"basophil": 1, "eosinophil": 22, "lymphocyte": 53, "monocyte": 48, "neutrophil": 176})
+    steps = (
+        "open https://github.com/zxaoyou/segmentation_WBC and choose Code, Download ZIP",
+        "unpack it",
+        "move the *.bmp files of its folder 'Dataset 1' and 'Class Labels of Dataset 1.csv' to {folder}",
+    )
+    downloads = (
+        Download(
+            "https://github.com/zxaoyou/segmentation_WBC/archive/fa9c01622f52bccb9aeb8a6f2628f564e377767d.zip",
+            "segmentation_WBC.zip",
+            "zip",
+            unpacked_bytes=41_106_385,
+            moves=(
+                Move("Dataset 1", suffix=".bmp"),  # beside each image lies its mask, a .png
+                Move("Class Labels of Dataset 1.csv", "Class Labels of Dataset 1.csv"),
+            ),
+        ),
+    )
 
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         folder = root / "jtsc"
