@@ -60,9 +60,8 @@ def test_a_network_is_timed_turn_by_turn(start):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped and their peaks reset on Linux")
 def test_memory_is_the_networks_own(start):
-    small, heavy = start(little.small).answer().memory, start(little.Heavy).answer().memory
-    more = heavy.peak_rss_bytes - small.peak_rss_bytes
-    assert 48 * 2**20 < more < 112 * 2**20  # once, and not a second time as a copy; a convolution needs some too
+    light, heavy = (start(partial(little.Weighing, size)).answer().memory.peak_rss_bytes for size in (1, 65))
+    assert 56 * 2**20 < heavy - light < 96 * 2**20  # once, and not a second time as a copy
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
