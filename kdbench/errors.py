@@ -109,3 +109,9 @@ class SchemaMismatch(RecordError):
 
 class Locked(RecordError):
     """Another kdbench process is writing into the same results folder."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what follows its first line; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

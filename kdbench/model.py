@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import ConfigError, KdbenchError, UnknownName
+from kdbench.errors import ConfigError, KdbenchError, UnknownName, first_line
 from kdbench.registry import Registry
 from kdbench.types import ModelChoice, ModelKind, ModelSpec
 
@@ -149,11 +149,11 @@ def build(choice: ModelChoice, num_classes: int, image_size: int) -> nn.Module:
         # the hub's own errors are OSErrors or httpx's, by version; wrong arguments raise the other three
         if download and (isinstance(error, OSError) or not isinstance(error, TypeError | AssertionError | ValueError)):
             raise KdbenchError(
-                f"the weights of '{choice.name}' could not be downloaded and loaded ({_first_line(error)}); "
+                f"the weights of '{choice.name}' could not be downloaded and loaded ({first_line(error)}); "
                 "give the path of a weight file as 'pretrained', or set pretrained: false"
             ) from error
         raise ConfigError(
-            [f"timm cannot build '{choice.name}' at {image_size} px: {_first_line(error)}; try another size or patch"]
+            [f"timm cannot build '{choice.name}' at {image_size} px: {first_line(error)}; try another size or patch"]
         ) from error
     if isinstance(choice.pretrained, str):
         if choice.weights and weights_hash(choice.pretrained) != choice.weights:
@@ -324,7 +324,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the readers raise nearly anything
         raise ConfigError(
-            [f"pretrained: '{path}' cannot be read as weights ({_first_line(error)}); save it again"]
+            [f"pretrained: '{path}' cannot be read as weights ({first_line(error)}); save it again"]
         ) from error
     if isinstance(state, Mapping):  # training scripts wrap the weights in one of these
         state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), Mapping)), state)
@@ -365,8 +365,3 @@ def _head_keys(model: nn.Module) -> set[str]:
     names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     prefixes = (names,) if isinstance(names, str) else tuple(names)
     return {key for key in model.state_dict() if key.startswith(tuple(f"{prefix}." for prefix in prefixes))}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -30,6 +30,7 @@ from pydantic_core import from_json, to_json
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from kdbench import types
 from kdbench.errors import Locked, RecordError, SchemaMismatch
 from kdbench.types import PROFILE_SCHEMA_VERSION, SCHEMA_VERSION, Latency, ProfileRecord, RunRecord
 
@@ -277,9 +278,7 @@ def _setting(latency: Latency) -> tuple[Any, ...]:
 
 def setting_text(latency: Latency) -> str:
     """What it was measured under, as ``failures`` of a profile names a setting that has no figure."""
-    where = "" if latency.device == "cpu" else f" on {latency.device}"
-    threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
-    return f"{latency.runtime} {latency.precision}{where}, batch {latency.batch_size}, {threads}"
+    return types.setting_text(latency.runtime, latency.precision, latency.device, latency.batch_size, latency.threads)
 
 
 def started_at(record: RunRecord | ProfileRecord) -> datetime:

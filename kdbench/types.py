@@ -517,6 +517,12 @@ class ProfileRecord(Profile):
     command: str = ""
 
 
+def setting_text(runtime: str, precision: str, device: str, batch_size: int, threads: int) -> str:
+    """What a latency is measured under, as people read it and as ``failures`` of a profile names it."""
+    where = "" if device == "cpu" else f" on {device}"
+    return f"{runtime} {precision}{where}, batch {batch_size}, {threads} thread{'s' if threads != 1 else ''}"
+
+
 # ---------------------------------------------------------------- identity
 
 

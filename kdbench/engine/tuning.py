@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from kdbench.engine.evaluate import BATCH
 from kdbench.environment import collect, has_fast_bf16, usable_cores
-from kdbench.errors import TrainError
+from kdbench.errors import TrainError, first_line
 from kdbench.store import write_atomic
 from kdbench.types import Precision, TrainSpec, Tuning, content_id
 
@@ -142,7 +142,7 @@ def compiled(model: nn.Module, example: Tensor, precision: Precision = "fp32") -
                 said = run(example)
             torch.stack([part.float().sum() for part in _tensors(said)]).sum().backward()
     except Exception as problem:  # no compiler, an operator it does not know, a bug of it: eager works all the same
-        return model, f"torch.compile failed: {_first_line(problem)}; eager instead"
+        return model, f"torch.compile failed: {first_line(problem)}; eager instead"
     return lambda images: run(images), ""  # of the compiled module itself even the truth value is an error
 
 
@@ -256,7 +256,7 @@ def _probe(
                 try:
                     said = _step(copies[form], images, setting.precision, purpose)
                 except RuntimeError as problem:  # out of memory, or an operator without a kernel for it
-                    notes.append(f"{setting} left out: {_first_line(problem)}")
+                    notes.append(f"{setting} left out: {first_line(problem)}")
                     continue
                 if choose and setting.precision != "fp32" and not said.isfinite().all():
                     notes.append(f"{setting} left out: its values are not finite")
@@ -340,8 +340,3 @@ def _restored(model: nn.Module, device: torch.device) -> Iterator[None]:
 def _tensors(said: Any) -> list[Tensor]:
     """The tensors of a network's answer in their order: a DeiT gives two in training."""
     return [part for part in said if torch.is_tensor(part)] if isinstance(said, tuple | list) else [said]
-
-
-def _first_line(problem: BaseException) -> str:
-    text = str(problem).strip()
-    return text.splitlines()[0] if text else type(problem).__name__

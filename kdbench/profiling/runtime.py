@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import ProfileError, RuntimeUnavailable
+from kdbench.errors import ProfileError, RuntimeUnavailable, first_line
 from kdbench.registry import Registry
-from kdbench.types import Device, Precision
+from kdbench.types import Device, Precision, setting_text
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,7 @@ class Setting:
     device: Device = "cpu"
 
     def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        where = "" if self.device == "cpu" else f" on {self.device}"
-        return f"{self.runtime} {self.precision}{where}, batch {self.batch_size}, {threads}"
+        return setting_text(self.runtime, self.precision, self.device, self.batch_size, self.threads)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def convert(runtime: Runtime, source: Source, precision: Precision) -> None:
     except ProfileError:
         raise
     except Exception as error:  # exporters trace the network's own code, which may raise anything
-        raise ProfileError(f"{runtime.name} cannot convert the network: {_first_line(error)}") from error
+        raise ProfileError(f"{runtime.name} cannot convert the network: {first_line(error)}") from error
 
 
 def prepare(runtime: Runtime, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
@@ -134,9 +132,4 @@ def prepare(runtime: Runtime, source: Source, setting: Setting, example: Tensor)
     except ProfileError:
         raise
     except Exception as error:
-        raise ProfileError(f"{runtime.name} cannot run the network: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        raise ProfileError(f"{runtime.name} cannot run the network: {first_line(error)}") from error

@@ -32,6 +32,17 @@ def untimed(monkeypatch):
     monkeypatch.setattr(profile_module, "measure", measure)
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """A suite of one short run, in tiny.yaml."""
+    suite = {
+        "name": "tiny", "datasets": [{"name": "synthetic", "image_size": 32, "options": {"count": 100}}],
+        "students": ["resnet8_w16"], "methods": ["ce"], "train": {"epochs": 1, "batch_size": 16},
+        "profile": {"samples": 5},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
+
+
 def test_json_of_one_model(kdbench):
     code, out, _ = kdbench("profile", "resnet8_w16", *QUICK, "--json")
     cost = json.loads(out)
@@ -96,13 +107,7 @@ def test_a_plot(kdbench, tmp_path, untimed):
     assert "resnet20_w16" in (tmp_path / "costs.svg").read_text()
 
 
-def test_trained_students_of_a_folder(kdbench, tmp_path, untimed):
-    suite = {
-        "name": "tiny", "datasets": [{"name": "synthetic", "image_size": 32, "options": {"count": 100}}],
-        "students": ["resnet8_w16"], "methods": ["ce"], "train": {"epochs": 1, "batch_size": 16},
-        "profile": {"samples": 5},
-    }  # fmt: skip
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
+def test_trained_students_of_a_folder(kdbench, tmp_path, tiny, untimed):
     assert kdbench("run", "tiny.yaml", "--results", "kept")[0] == 0
     code, out, err = kdbench("profile", "--results", "kept")
     assert code == 0
@@ -126,13 +131,7 @@ def test_weights_from_a_file(kdbench, tmp_path, untimed):
     assert "Untrained" not in out
 
 
-def test_a_folder_without_weights_does_not_hide_the_others(kdbench, tmp_path, untimed):
-    suite = {
-        "name": "tiny", "datasets": [{"name": "synthetic", "image_size": 32, "options": {"count": 100}}],
-        "students": ["resnet8_w16"], "methods": ["ce"], "train": {"epochs": 1, "batch_size": 16},
-        "profile": {"samples": 5},
-    }  # fmt: skip
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
+def test_a_folder_without_weights_does_not_hide_the_others(kdbench, tiny, untimed):
     assert kdbench("run", "tiny.yaml", "--results", "all/one")[0] == 0
     shutil.copytree("all/one/records", "all/a-copy/records")
     code, out, err = kdbench("profile", "--results", "all")
