@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -256,4 +257,16 @@ def costs() -> list[ProfileRecord]:
         found.append(profile_record(model, timed, environment=server, failures=failed, **facts))
         if "mobilenet" in model:
             found.append(profile_record(model, [isolated(6 * median, half_ms=3)], environment=board, **facts))
+    return found
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The cells of every table of the page, as GitHub would cut them."""
+    found, current = [], []
+    for line in [*page.splitlines(), ""]:
+        if line.startswith("|"):
+            current.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif current:
+            found.append(current)
+            current = []
     return found

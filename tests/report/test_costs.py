@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from record_factory import costs, environment, isolated, latency, profile_record
+from record_factory import costs, environment, isolated, latency, profile_record, tables
 
 from kdbench.errors import RecordError
 from kdbench.report import costs_csv, costs_frame, costs_json, render, render_costs
@@ -25,18 +25,6 @@ from kdbench.types import CrossCheck, Memory, ModelChoice, ProfileRecord
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "costs.md"
 SMALL = "mobilenetv3_small_050"
-
-
-def tables(page: str) -> list[list[list[str]]]:
-    """The cells of every table of the page, as GitHub would cut them."""
-    found, current = [], []
-    for line in [*page.splitlines(), ""]:
-        if line.startswith("|"):
-            current.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-        elif current:
-            found.append(current)
-            current = []
-    return found
 
 
 def first_table(*profiles: ProfileRecord) -> list[dict[str, str]]:

@@ -11,24 +11,12 @@ import re
 from pathlib import Path
 
 import pytest
-from record_factory import DATASET, card, environment, latency, profile, record, spec, study, teacher
+from record_factory import DATASET, card, environment, latency, profile, record, spec, study, tables, teacher
 
 from kdbench.report.markdown import escape, render_markdown
 from kdbench.types import DatasetSpec, Failure, LeftOut, RunRecord, TrainSpec
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "leaderboard.md"
-
-
-def tables(page: str) -> list[list[list[str]]]:
-    """The cells of every table of the page, as GitHub would cut them."""
-    found, current = [], []
-    for line in [*page.splitlines(), ""]:
-        if line.startswith("|"):
-            current.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-        elif current:
-            found.append(current)
-            current = []
-    return found
 
 
 def leaderboard(records: list[RunRecord]) -> list[dict[str, str]]:
