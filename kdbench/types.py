@@ -19,6 +19,9 @@ SCHEMA_VERSION = 1
 PROFILE_SCHEMA_VERSION = 1
 """Of ProfileRecord: raised when a field changes its meaning or goes away."""
 
+EVALUATION_SCHEMA_VERSION = 1
+"""Of EvaluationRecord: raised when a field changes its meaning or goes away."""
+
 ENGINE_VERSION = 1
 """Part of every run_id: raised when the same spec would train to another result."""
 
@@ -33,6 +36,7 @@ SplitName = Literal["train", "val", "test"]
 Status = Literal["ok", "failed", "diverged"]
 Fit = Literal["crop", "stretch", "pad"]
 Precision = Literal["fp32", "bf16"]
+StainMethod = Literal["none", "macenko", "reinhard"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -99,6 +103,11 @@ class DatasetSpec(Frozen):
     sources: tuple[str, ...] = Field(default=(), description="of a union; empty: every one that is on this disk")
     options: dict[str, Scalar] = Field(default_factory=dict, description="of a generated source")
     content: str = Field(default="", description="hash of the images' bytes and labels, filled in when resolved")
+    protocol: str = later("", description='how it is split (`kdbench list protocols`); "": the data set\'s usual one')
+    protocol_version: int = later(1, ge=1, description="filled in when resolved: another version is another split")
+    fold: int = later(0, ge=0, description="which part is the test set, of a protocol with several folds")
+    held_out: str = later("", description="the source that is the test set, of a protocol that leaves one out")
+    stain: StainMethod = later("none", description="every image brought to one stain, when it is decoded")
 
     @model_validator(mode="before")
     @classmethod
@@ -463,6 +472,12 @@ class DataCard(Frozen):
     duplicates: int = Field(default=0, description="images whose bytes occur more than once; kept on one side")
     left_out: tuple[LeftOut, ...] = ()
     caveats: tuple[str, ...] = ()
+    protocol: str = Field(default="", description='how it was split, with its version; "": not noted')
+    leak: str = Field(default="", description='why a model may know test images already; "": it does not')
+    independent: dict[SplitName, int] = Field(
+        default_factory=dict,
+        description="of each split, groups of images that do not depend on each other: originals, not their copies",
+    )
 
 
 class Failure(Frozen):
@@ -514,6 +529,45 @@ class ProfileRecord(Profile):
     started: str = Field(description="ISO 8601, UTC")
     environment: Environment
     failures: dict[str, str] = Field(default_factory=dict, description="why a setting has no figure, by setting")
+    command: str = ""
+
+
+class EvaluateSpec(Frozen):
+    """What trained models are tried on besides their own test images. Not part of a run's identity: it changes no
+    weight.
+    """
+
+    on: tuple[DatasetSpec, ...] = Field(default=(), description="further data sets; all of their images are tested")
+    corruptions: tuple[str, ...] = Field(default=(), description="of the test images (`kdbench list corruptions`)")
+    levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+
+
+class Corrupted(Frozen):
+    """How a model does on corrupted test images."""
+
+    corruption: str
+    level: int = Field(ge=1, le=5)
+    accuracy: float = Field(ge=0, le=1)
+    macro_f1: float = Field(ge=0, le=1)
+    ece: float = Field(ge=0, le=1, description="expected calibration error, 15 bins of equal width")
+
+
+class EvaluationRecord(Frozen):
+    """A trained model on further images, or on corrupted ones; one JSON file each."""
+
+    kind: Literal["kdbench-evaluation"] = "kdbench-evaluation"
+    schema_version: int = EVALUATION_SCHEMA_VERSION
+    evaluation_id: str = Field(description="hash of the run, the data set and the side")
+    run_id: str = Field(description="of the run that trained the model")
+    title: str = Field(default="", description="of that run")
+    on: DatasetSpec = Field(description="the images, resolved")
+    side: Literal["test", "all"] = Field(description="test: the run's own test images; all: a further data set")
+    metrics: Metrics | None = Field(default=None, description="of the images as they are")
+    corrupted: tuple[Corrupted, ...] = ()
+    data: DataCard | None = None
+    started: str = Field(description="ISO 8601, UTC")
+    environment: Environment
+    failure: Failure | None = None
     command: str = ""
 
 
