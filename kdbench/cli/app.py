@@ -17,6 +17,7 @@ from kdbench.cli.list import list_app
 from kdbench.cli.profile import profile
 from kdbench.cli.report import report
 from kdbench.cli.run import run
+from kdbench.cli.sample import sample
 from kdbench.errors import KdbenchError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(profile)
+data_app.command("sample")(sample)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

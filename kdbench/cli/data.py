@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,14 @@ DataRoot = Annotated[
 ImageSize = Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")]
 
 
+class Fit(StrEnum):
+    """How a picture becomes a square."""
+
+    crop = "crop"
+    stretch = "stretch"
+    pad = "pad"
+
+
 @data_app.callback()
 def _group() -> None:
     """Get and look at data sets."""
@@ -46,7 +55,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
     from kdbench.types import DatasetSpec
 
     out = _console()
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -82,7 +91,7 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
 
     out = _console()
     problems: list[DataError] = []
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -190,7 +199,7 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _data_sets(name_or_file: str) -> tuple[str, ...]:
+def data_sets(name_or_file: str) -> tuple[str, ...]:
     """The name itself, or the names of what a file declares. Raises: UnknownName, MissingData, ConfigError."""
     from kdbench.config import parse_sources, read_sources
     from kdbench.data.dataset import dataset_names
