@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
-    from kdbench.types import DataCard
+    from kdbench.types import DataCard, DatasetSpec
 
 data_app = typer.Typer(no_args_is_help=True, help="Get and look at data sets.\n\nExample: kdbench data show mixed")
 
@@ -26,14 +25,14 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
 ]
 ImageSize = Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")]
-
-
-class Fit(StrEnum):
-    """How a picture becomes a square."""
-
-    crop = "crop"
-    stretch = "stretch"
-    pad = "pad"
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the data set, as in a suite: fit=pad, split_seed=1, test_fraction=0.25; again for more.",
+    ),
+]
 
 
 @data_app.callback()
@@ -213,6 +212,39 @@ def data_sets(name_or_file: str) -> tuple[str, ...]:
         raise UnknownName("dataset", name_or_file, known)
     sources = parse_sources(read_sources(name_or_file), name_or_file, RegistryNames(path.parent))
     return tuple(source.name for source in sources)
+
+
+def spec_of(name: str, image_size: int, settings: list[str] | None) -> DatasetSpec:
+    """The data set as the command line asks for it. Raises: ConfigError with a line for each setting that cannot be."""
+    import yaml
+    from pydantic import ValidationError
+
+    from kdbench.errors import ConfigError
+    from kdbench.types import DatasetSpec
+
+    asked: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or key in ("", "name", "image_size", "content"):
+            raise ConfigError([f"--set {setting}: KEY=VALUE is wanted, with a key such as fit, split_seed or sources"])
+        try:
+            asked[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError([f"--set {setting}: the value cannot be read; write it as in a suite"]) from None
+    try:
+        return DatasetSpec.model_validate({"name": name, "image_size": image_size, **asked})
+    except ValidationError as invalid:
+        raise ConfigError(
+            [
+                f"--set {'.'.join(map(str, error['loc']))}={error['input']}: {_wanted(error['type'], error['msg'])}"
+                for error in invalid.errors()
+            ]
+        ) from None
+
+
+def _wanted(kind: str, message: str) -> str:
+    return "unknown key" if kind == "extra_forbidden" else message
 
 
 def _introduce(out: Console, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kdbench.cli.data import DataRoot, Fit, NameOrFile
+from kdbench.cli.data import DataRoot, NameOrFile, Settings
 
 
 class Side(StrEnum):
@@ -32,7 +32,7 @@ def sample(
     size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Another one chooses other images.")] = 0,
     as_seen: Annotated[bool, typer.Option("--as-seen", help="Show below each row how training sees it.")] = False,
-    fit: Annotated[Fit, typer.Option(help="How a picture becomes a square.")] = Fit.crop,
+    settings: Settings = None,
     data_root: DataRoot = None,
 ) -> None:
     """Draw some images of each class on one picture, as a network gets them.
@@ -44,7 +44,7 @@ def sample(
     """
     import io
 
-    from kdbench.cli.data import data_sets
+    from kdbench.cli.data import data_sets, spec_of
     from kdbench.cli.screen import Screen
     from kdbench.data.dataset import open_dataset
     from kdbench.data.sheet import draw_sheet, sheet_rows
@@ -53,7 +53,7 @@ def sample(
     from kdbench.paths import cache_root
     from kdbench.paths import data_root as default_root
     from kdbench.store import write_atomic
-    from kdbench.types import DatasetSpec, SplitName, ViewSpec
+    from kdbench.types import SplitName, ViewSpec
 
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError([f"--out {out}: a picture ends in {', '.join(SUFFIXES)}, not in '{out.suffix}'"])
@@ -62,7 +62,7 @@ def sample(
     one_side = sides.get(side)
     for one in names:
         with Screen() as screen:
-            spec = DatasetSpec(name=one, image_size=size, fit=fit.value)
+            spec = spec_of(one, size, settings)
             data = open_dataset(spec, default_root(data_root), cache_root(), screen)
         views = Views(ViewSpec(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) if as_seen else None
         rows = sheet_rows(data, per_class=per_class, side=one_side, seed=seed, views=views)
@@ -71,7 +71,7 @@ def sample(
             f"{len(rows)} classes",
             "all sides" if one_side is None else f"side: {one_side}",
             f"{size} px",
-            f"fit: {fit.value}",
+            f"fit: {spec.fit}",
             f"seed {seed}",
         ]
         picture = draw_sheet(rows, one, ", ".join(facts))
