@@ -72,6 +72,7 @@ def sample(
             "all sides" if one_side is None else f"side: {one_side}",
             f"{size} px",
             f"fit: {spec.fit}",
+            *([f"stain: {spec.stain}"] if spec.stain != "none" else []),
             f"seed {seed}",
         ]
         picture = draw_sheet(rows, one, ", ".join(facts))

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kdbench.data.cache import fit_image
 from kdbench.data.dataset import Dataset
 from kdbench.data.splits import Member, merge_groups, split
+from kdbench.data.stain import normalise_stain, stain_caveats
 from kdbench.errors import ConfigError, DataError
 from kdbench.types import DataCard, DatasetSpec, Fit, SplitName, content_id
 
@@ -38,7 +39,7 @@ def from_arrays(
         groups: images of one group (a patient, a slide) stay on one side of the split; equal images do in any case.
         splits: the side of each image; None: split by the settings, stratified by label.
         name: what tables call it.
-        settings: of `DatasetSpec`: val_fraction, test_fraction, split_seed, train_limit.
+        settings: of `DatasetSpec`: val_fraction, test_fraction, split_seed, train_limit, stain.
     Raises: DataError if shapes or values do not fit; SplitLeak if a group was given to two sides.
     """
     images = np.asarray(images)
@@ -83,6 +84,10 @@ def from_arrays(
         for side, indices in sides.items()
     }
     copies = Counter(digests)
+    kept: list[str] = []
+    if spec.stain != "none":
+        brought = [normalise_stain(image, spec.stain) for image in images]
+        images, kept = np.stack([image for image, _ in brought]), [why for _, why in brought if why]
     return Dataset(
         spec=spec,
         classes=names,
@@ -97,6 +102,7 @@ def from_arrays(
             splits=counts,
             content_hash=spec.content,
             duplicates=sum(n for n in copies.values() if n > 1),
+            caveats=tuple(stain_caveats(spec.stain, {name: kept})),
         ),
         _arrays=(images,),
         _array=np.zeros(len(images), dtype=np.int64),
