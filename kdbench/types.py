@@ -133,6 +133,8 @@ class ViewSpec(Frozen):
     mixup: float = later(0.0, ge=0, description="Beta parameter of the blend of two images; 0: off")
     cutmix: float = later(0.0, ge=0, description="Beta parameter of the share of a pasted patch; 0: off")
     mixed_share: float = later(1.0, ge=0, le=1, description="of the images, how many are mixed at all")
+    hue_degrees: float = later(0.0, ge=0, le=180, description="rotation of the chroma plane; grey and luma stay")
+    white_balance: float = later(0.0, ge=0, lt=1, description="gain of each channel by itself, within 1 +- this")
 
 
 class TrainSpec(Frozen):

@@ -13,10 +13,12 @@ from rich.console import Console
 from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
 from kdbench.cli.data import data_app
+from kdbench.cli.export_data import export_data
 from kdbench.cli.list import list_app
 from kdbench.cli.profile import profile
 from kdbench.cli.report import report
 from kdbench.cli.run import run
+from kdbench.cli.sample import sample
 from kdbench.errors import KdbenchError
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app = typer.Typer(
 app.command()(run)
 app.command()(report)
 app.command()(profile)
+data_app.command("sample")(sample)
+data_app.command("export")(export_data)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

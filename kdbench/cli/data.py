@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
-    from kdbench.types import DataCard
+    from kdbench.types import DataCard, DatasetSpec
 
 data_app = typer.Typer(no_args_is_help=True, help="Get and look at data sets.\n\nExample: kdbench data show mixed")
 
@@ -25,6 +25,14 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
 ]
 ImageSize = Annotated[int, typer.Option(min=16, max=1024, help="Pixels to decode to.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of the data set, as in a suite: fit=pad, split_seed=1, test_fraction=0.25; again for more.",
+    ),
+]
 
 
 @data_app.callback()
@@ -46,7 +54,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
     from kdbench.types import DatasetSpec
 
     out = _console()
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -82,7 +90,7 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
 
     out = _console()
     problems: list[DataError] = []
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -190,7 +198,7 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _data_sets(name_or_file: str) -> tuple[str, ...]:
+def data_sets(name_or_file: str) -> tuple[str, ...]:
     """The name itself, or the names of what a file declares. Raises: UnknownName, MissingData, ConfigError."""
     from kdbench.config import parse_sources, read_sources
     from kdbench.data.dataset import dataset_names
@@ -204,6 +212,39 @@ def _data_sets(name_or_file: str) -> tuple[str, ...]:
         raise UnknownName("dataset", name_or_file, known)
     sources = parse_sources(read_sources(name_or_file), name_or_file, RegistryNames(path.parent))
     return tuple(source.name for source in sources)
+
+
+def spec_of(name: str, image_size: int, settings: list[str] | None) -> DatasetSpec:
+    """The data set as the command line asks for it. Raises: ConfigError with a line for each setting that cannot be."""
+    import yaml
+    from pydantic import ValidationError
+
+    from kdbench.errors import ConfigError
+    from kdbench.types import DatasetSpec
+
+    asked: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or key in ("", "name", "image_size", "content"):
+            raise ConfigError([f"--set {setting}: KEY=VALUE is wanted, with a key such as fit, split_seed or sources"])
+        try:
+            asked[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError([f"--set {setting}: the value cannot be read; write it as in a suite"]) from None
+    try:
+        return DatasetSpec.model_validate({"name": name, "image_size": image_size, **asked})
+    except ValidationError as invalid:
+        raise ConfigError(
+            [
+                f"--set {'.'.join(map(str, error['loc']))}={error['input']}: {_wanted(error['type'], error['msg'])}"
+                for error in invalid.errors()
+            ]
+        ) from None
+
+
+def _wanted(kind: str, message: str) -> str:
+    return "unknown key" if kind == "extra_forbidden" else message
 
 
 def _introduce(out: Console, name: str) -> None:

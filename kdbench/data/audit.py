@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.data.cache import in_threads
-from kdbench.data.dataset import Dataset, listings, open_dataset, published_differences
-from kdbench.data.source import SOURCES, Item, Listing, Source
+from kdbench.data.dataset import LABEL_CONFLICT, Dataset, listings, open_dataset, published_differences
+from kdbench.data.source import Item, Listing, Source
 from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress
 
 FEW_IMAGES = 10
@@ -57,8 +57,7 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
     left_out: dict[str, list[LeftOut]] = defaultdict(list)
     for entry in card.left_out:
         left_out[entry.reason].append(entry)
-    known = {caveat for name in card.sources for caveat in SOURCES.get(name).caveats}
-    conflicts = tuple(caveat for caveat in card.caveats if caveat not in known)
+    conflicts = tuple(caveat for caveat in card.caveats if caveat.startswith(LABEL_CONFLICT))
     parts = listings(data.spec, root)
     warnings = [*_thin_classes(card), *published_differences(parts)]
     if conflicts:

@@ -1,7 +1,8 @@
 """Decode once: every image of a source as uint8 in one memory-mapped array.
 
     CACHE/<source>/index/<listing>.json     content hash of each file, trusted while names, sizes and times are the same
-    CACHE/<source>/<content>-<pixels>/      images.npy (N, S, S, 3) uint8, bad.json: what could not be decoded and why
+    CACHE/<source>/<content>-<pixels>/      images.npy (N, S, S, 3) uint8, bad.json: what could not be decoded and why;
+                                            of stain normalisation, kept.json: what was left as it is and why
 
 A folder is made beside its place and moved there, so it is whole or not there; a lock keeps two processes from decoding
 the same images twice.
@@ -14,15 +15,16 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageOps
 
 from kdbench.data.source import Item, Listing, Source
+from kdbench.data.stain import STAIN_VERSION, normalise_stain
 from kdbench.environment import usable_cores
 from kdbench.errors import BadImage, DataError, MissingData
 from kdbench.store import write_atomic
@@ -34,7 +36,10 @@ DECODER_VERSION = 1
 
 @dataclass(frozen=True)
 class CachedSource:
-    """One source at one size. Row i of images belongs to items[i]; rows named in bad hold no image."""
+    """One source at one size. Row i of images belongs to items[i]; rows named in bad hold no image.
+
+    Those named in kept were not brought to the stain asked for; it says why.
+    """
 
     source: Source
     items: tuple[Item, ...]
@@ -43,6 +48,7 @@ class CachedSource:
     bad: Mapping[str, str]
     left_out: tuple[LeftOut, ...]
     content: str
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_source(
@@ -61,10 +67,11 @@ def open_source(
                 if not folder.is_dir():
                     _decode(source, listing, spec, folder, progress)
         bad = json.loads((folder / "bad.json").read_text())
+        kept = json.loads((folder / "kept.json").read_text()) if spec.stain != "none" else {}
         images = np.load(folder / "images.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError) as problem:
         raise DataError(f"the image cache {folder} cannot be used ({problem}); free room or remove it") from None
-    return CachedSource(source, listing.items, digests, images, bad, listing.left_out, content)
+    return CachedSource(source, listing.items, digests, images, bad, listing.left_out, content, kept)
 
 
 def index_source(
@@ -104,7 +111,8 @@ def fit_image(image: Image.Image, spec: DatasetSpec) -> np.ndarray:
 
 def _pixels(spec: DatasetSpec) -> str:
     crop = f"-{spec.crop_fraction:g}" if spec.fit == "crop" and spec.crop_fraction < 1 else ""
-    return f"{spec.image_size}px-{spec.fit}{crop}-v{DECODER_VERSION}"
+    stain = f"-{spec.stain}{STAIN_VERSION}" if spec.stain != "none" else ""
+    return f"{spec.image_size}px-{spec.fit}{crop}-v{DECODER_VERSION}{stain}"
 
 
 def _file_digests(source: Source, listing: Listing, cache: Path, progress: Progress | None) -> tuple[str, ...]:
@@ -138,32 +146,41 @@ def _decode(source: Source, listing: Listing, spec: DatasetSpec, folder: Path, p
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process; the lock says nobody works in it
     partial.mkdir()
-    reasons = _fill(partial / "images.npy", source, listing, spec, progress)
-    bad = {item.id: reason for item, reason in zip(listing.items, reasons, strict=True) if reason is not None}
+    outcomes = _fill(partial / "images.npy", source, listing, spec, progress)
+    bad = {item.id: out.bad for item, out in zip(listing.items, outcomes, strict=True) if out.bad is not None}
+    kept = {item.id: out.kept for item, out in zip(listing.items, outcomes, strict=True) if out.kept}
     if len(bad) == len(listing.items):
         raise DataError(f"{source.name}: none of {len(bad)} files can be decoded, the first: {next(iter(bad.items()))}")
     (partial / "bad.json").write_text(json.dumps(bad, indent=1))
+    if spec.stain != "none":
+        (partial / "kept.json").write_text(json.dumps(kept, indent=1))
     os.replace(partial, folder)  # noqa: PTH105 (a folder, not a file)
 
 
-def _fill(
-    path: Path, source: Source, listing: Listing, spec: DatasetSpec, progress: Progress | None
-) -> list[str | None]:
-    """Decode into a new array file. Returns: for each item why it could not be decoded, or None."""
+class _Outcome(NamedTuple):
+    """What became of one image: why it could not be decoded, and why its stain was kept; None and "": neither."""
+
+    bad: str | None = None
+    kept: str = ""
+
+
+def _fill(path: Path, source: Source, listing: Listing, spec: DatasetSpec, progress: Progress | None) -> list[_Outcome]:
+    """Decode into a new array file. Returns: what became of each item."""
     shape = (len(listing.items), spec.image_size, spec.image_size, 3)
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
-    def decode(numbered: tuple[int, Item]) -> str | None:
+    def decode(numbered: tuple[int, Item]) -> _Outcome:
         number, item = numbered
         try:
-            images[number] = fit_image(source.read(item, spec.options), spec)
+            pixels = fit_image(source.read(item, spec.options), spec)
         except BadImage as problem:
-            return str(problem)
-        return None
+            return _Outcome(bad=str(problem))
+        images[number], kept = normalise_stain(pixels, spec.stain)
+        return _Outcome(kept=kept)
 
-    reasons = in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
+    outcomes = in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
     images.flush()
-    return reasons
+    return outcomes
 
 
 def in_threads(work: Callable[[Any], Any], items: Sequence[Any], what: str, progress: Progress | None) -> list[Any]:

@@ -14,8 +14,12 @@ from kdbench.data.mixed import UNIONS
 from kdbench.data.protocol import Protocol, protocol_of, resolved_protocol
 from kdbench.data.source import SOURCES, Listing, Source
 from kdbench.data.splits import Member, merge_groups, split
+from kdbench.data.stain import stain_caveats
 from kdbench.errors import ConfigError, DataError, MissingData, SplitLeak, UnknownName
 from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress, SplitName, content_id
+
+LABEL_CONFLICT = "byte-identical images carry different labels: "
+"""How a caveat of such images begins; their ids follow."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +228,8 @@ def _card(
     repeated = [indices for indices in by_digest.values() if len(indices) > 1]
     conflicts = [indices for indices in repeated if len({members[index].label for index in indices}) > 1]
     caveats = [caveat for part in parts for caveat in part.source.caveats]
-    caveats += [
-        "byte-identical images carry different labels: " + " = ".join(members[index].id for index in indices)
-        for indices in conflicts
-    ]
+    caveats += [LABEL_CONFLICT + " = ".join(members[index].id for index in indices) for indices in conflicts]
+    caveats += stain_caveats(spec.stain, {part.source.name: tuple(part.kept.values()) for part in parts})
     left_out = [entry for part in parts for entry in part.left_out]
     left_out += [LeftOut(path=name, reason=reason) for part in parts for name, reason in sorted(part.bad.items())]
     left_out += [LeftOut(path=members[index].id, reason=reason) for index, reason in sorted(not_split.items())]

@@ -16,6 +16,7 @@ from kdbench.data.cache import fit_image
 from kdbench.data.dataset import Dataset
 from kdbench.data.protocol import PROTOCOLS
 from kdbench.data.splits import Member, merge_groups, split
+from kdbench.data.stain import normalise_stain, stain_caveats
 from kdbench.errors import ConfigError, DataError
 from kdbench.types import DataCard, DatasetSpec, Fit, SplitName, content_id
 
@@ -39,7 +40,7 @@ def from_arrays(
         groups: images of one group (a patient, a slide) stay on one side of the split; equal images do in any case.
         splits: the side of each image; None: split by the settings, stratified by label.
         name: what tables call it.
-        settings: of `DatasetSpec`: val_fraction, test_fraction, split_seed, train_limit.
+        settings: of `DatasetSpec`: val_fraction, test_fraction, split_seed, train_limit, stain.
     Raises: DataError if shapes or values do not fit; SplitLeak if a group was given to two sides.
     """
     images = np.asarray(images)
@@ -84,6 +85,10 @@ def from_arrays(
         for side, indices in sides.items()
     }
     copies = Counter(digests)
+    kept: list[str] = []
+    if spec.stain != "none":
+        brought = [normalise_stain(image, spec.stain) for image in images]
+        images, kept = np.stack([image for image, _ in brought]), [why for _, why in brought if why]
     return Dataset(
         spec=spec,
         classes=names,
@@ -100,6 +105,7 @@ def from_arrays(
             duplicates=sum(n for n in copies.values() if n > 1),
             protocol=PROTOCOLS.get("stratified-grouped").label,
             independent={side: len({members[index].group for index in indices}) for side, indices in sides.items()},
+            caveats=tuple(stain_caveats(spec.stain, {name: kept})),
         ),
         _arrays=(images,),
         _array=np.zeros(len(images), dtype=np.int64),

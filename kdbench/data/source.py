@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -111,17 +112,17 @@ class Source(ABC):
     citation: str
     layout: str
     """What is expected below the data root, for people."""
-    caveats: ClassVar[tuple[str, ...]] = ()
+    caveats: tuple[str, ...] = ()
     """What every table made from it must say."""
     shares_images_with: ClassVar[tuple[str, ...]] = ()
     """Sources cut from the same originals; a union refuses to hold both."""
-    counts: ClassVar[Mapping[str, int]] = {}
+    counts: Mapping[str, int] = MappingProxyType({})
     """Images of each class as published, all sides together; empty: not known."""
-    downloads: ClassVar[tuple[Download, ...]] = ()
+    downloads: tuple[Download, ...] = ()
     """The files it is made of."""
     manual: ClassVar[str] = ""
     """Why it cannot be downloaded without a person; empty: it can."""
-    steps: ClassVar[tuple[str, ...]] = ()
+    steps: tuple[str, ...] = ()
     """What a person does instead; ``{folder}`` stands for the source's folder."""
     protocol: ClassVar[str] = "stratified-grouped"
     """How it is split where nothing is said."""

@@ -22,6 +22,9 @@ from kdbench.types import ViewSpec
 # each random number has its own counter, so that turning one augmentation off leaves the others as they were
 _HFLIP, _VFLIP, _TURN, _ANGLE, _ZOOM, _SHIFT_X, _SHIFT_Y, _BRIGHT, _CONTRAST, _SATURATION, _HAEM, _EOSIN = range(12)
 _DRAWS = 12
+# later ones have later counters, and are drawn only where they are used: the numbers before them stay as they were
+_HUE, _RED, _GREEN, _BLUE = range(12, 16)
+_COLOUR_DRAWS = 16
 _MIXED, _CUT, _PARTNER, _SHARE, _CENTRE_X, _CENTRE_Y = range(6)
 _MIX_DRAWS = 6
 _MIX_STREAM = np.uint64(0x6D69780000000000)  # of the seed: mixing draws its own numbers, so views stay as they were
@@ -32,6 +35,14 @@ _STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.7
 _STAINS = _STAINS / _STAINS.norm(dim=1, keepdim=True)
 _UNSTAIN = torch.linalg.inv(_STAINS)
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+# a rotation of the chroma plane (U, V) of BT.601 by an angle a, in RGB: _KEPT + cos(a) * _ALONG + sin(a) * _ACROSS
+_YUV = np.asarray([[0.299, 0.587, 0.114], [-0.299, -0.587, 0.886], [0.701, -0.587, -0.114]])
+_YUV = _YUV * [[1.0], [0.492], [0.877]]
+_KEPT, _ALONG, _ACROSS = (
+    torch.from_numpy(np.linalg.inv(_YUV) @ plane @ _YUV).to(torch.float32)
+    for plane in (np.diag([1.0, 0, 0]), np.diag([0, 1.0, 1]), np.asarray([[0, 0, 0], [0, 0, -1.0], [0, 1, 0]]))
+)
 
 
 def uniforms(seed: int | np.uint64, epoch: int, indices: np.ndarray, draws: int = _DRAWS) -> np.ndarray:
@@ -101,7 +112,8 @@ class Views:
         spec = self.spec
         if spec is None:
             return pixels.mul_(self._scale[:, None, None]).add_(self._shift[:, None, None])
-        draws = uniforms(spec.seed, view_epoch(spec, epoch), indices)
+        count = _COLOUR_DRAWS if spec.hue_degrees or spec.white_balance else _DRAWS
+        draws = uniforms(spec.seed, view_epoch(spec, epoch), indices, count)
         pixels = _resample(pixels, draws, spec).flatten(2)  # (B, 3, S * S), one plane for each channel
         matrix, offset = _colour(pixels, draws, spec)
         matrix = self._scale[:, None] * matrix
@@ -210,6 +222,7 @@ def _colour(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> tuple[Tensor, 
 
     Brightness, contrast and saturation are affine as they stand. A stain's gain is exponential in the pixel; its
     first-order form around the white background, where the stain's density is zero, is the linear map used here.
+    Hue and white balance come last: they are linear, and leave contrast the mean grey it turns around.
     """
     amount = torch.from_numpy(_symmetric(draws)).to(torch.float32)
     gains = torch.ones(len(amount), 3)
@@ -225,4 +238,12 @@ def _colour(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> tuple[Tensor, 
     grey = (pixels.mean(dim=2) @ _LUMA)[:, None, None]  # contrast turns around the image's own mean grey
     matrix, offset = contrast * matrix, contrast * offset + (1 - contrast) * grey
     bright = (1 + spec.brightness * amount[:, _BRIGHT])[:, None, None]
-    return bright * matrix, (bright * offset).squeeze(2)
+    matrix, offset = bright * matrix, (bright * offset).squeeze(2)
+    if spec.hue_degrees:
+        angle = math.radians(spec.hue_degrees) * amount[:, _HUE, None, None]
+        turn = _KEPT + torch.cos(angle) * _ALONG + torch.sin(angle) * _ACROSS
+        matrix, offset = turn @ matrix, (turn @ offset[:, :, None]).squeeze(2)
+    if spec.white_balance:
+        gain = 1 + spec.white_balance * amount[:, [_RED, _GREEN, _BLUE]]
+        matrix, offset = gain[:, :, None] * matrix, gain * offset
+    return matrix, offset

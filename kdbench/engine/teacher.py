@@ -37,7 +37,7 @@ from kdbench.errors import TrainError
 from kdbench.features import Anatomy, Need, Outputs
 from kdbench.method import Method
 from kdbench.store import write_atomic
-from kdbench.types import Precision, Progress, RunSpec, TeacherMode, TeachingSpec, ViewSpec, content_id
+from kdbench.types import Precision, Progress, RunSpec, TeacherMode, TeachingSpec, ViewSpec, content_id, identity
 
 log = logging.getLogger(__name__)
 
@@ -332,9 +332,9 @@ def teaching_for(
 def cache_key(network: TeacherNetwork) -> str:
     """Hash of all that the outputs follow from."""
     # the pool says which views occur, not how they look
-    seen = network.view_spec.model_dump(mode="json", exclude={"pool"})
+    seen = identity(network.view_spec.model_copy(update={"pool": None}))
     normalised = [network.views.mean, network.views.std]
-    data = network.data.spec.model_dump(mode="json")
+    data = identity(network.data.spec)  # so that a setting that comes later does not make what is kept worthless
     return content_id([network.identity, data, seen, normalised, network.precision, list(network.taps)])
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import functional as vision
 
 from kdbench.data import views
 from kdbench.data.views import Views, uniforms, view_epoch
-from kdbench.types import ViewSpec
+from kdbench.types import ViewSpec, content_id, identity
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 PLAIN: dict[str, Any] = {
@@ -30,6 +30,7 @@ PLAIN: dict[str, Any] = {
     "stain": 0,
 }
 DRAWS = 12
+LATER = ("cutmix", "hue_degrees", "white_balance")
 HALF = 0.5  # the draw that changes nothing
 
 
@@ -61,8 +62,9 @@ def as_unit(images: np.ndarray) -> torch.Tensor:
         plain(horizontal_flip=True),
         plain(horizontal_flip=True, vertical_flip=True, quarter_turns=True),
         plain(brightness=0.3, contrast=0.3, saturation=0.3, stain=0.3),
+        ViewSpec(hue_degrees=30, white_balance=0.3),
     ],
-    ids=["all", "one flip", "dihedral", "colour"],
+    ids=["all", "one flip", "dihedral", "colour", "strong colour"],
 )
 def test_a_view_does_not_depend_on_its_batch(spec: ViewSpec, side: int) -> None:
     images, indices = noise(40, side), np.arange(100, 140)
@@ -182,7 +184,7 @@ def test_grid_is_that_of_torch(height: int, width: int) -> None:
 
 
 def crafted(column: int, value: float, count: int = 1) -> np.ndarray:
-    draws = np.full((count, DRAWS), HALF)
+    draws = np.full((count, DRAWS if column < DRAWS else views._COLOUR_DRAWS), HALF)
     draws[:, column] = value
     return draws
 
@@ -263,6 +265,81 @@ def test_a_stain_gets_stronger_and_white_stays_white(column: int, stain: tuple[f
     torch.testing.assert_close(seen, (255 - colour[:, None] * amounts * 1.2)[None], rtol=0, atol=1e-3)
     other = views._EOSIN if column == views._HAEM else views._HAEM
     torch.testing.assert_close(coloured(pixels, other, 1.0, stain=0.2), pixels, rtol=0, atol=1e-3)
+
+
+def turned(pixels: torch.Tensor, degrees: float, most: float = 180) -> torch.Tensor:
+    return coloured(pixels, views._HUE, 0.5 + degrees / most / 2, hue_degrees=most)
+
+
+def test_a_hue_turns_the_chroma_plane(middling: torch.Tensor) -> None:
+    for degrees in (-180, -60, 10, 90):
+        before, after = middling.double(), turned(middling, degrees).double()
+        luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+        y, y_after = (torch.einsum("c,bcn->bn", luma, pixels) for pixels in (before, after))
+        torch.testing.assert_close(y_after, y, rtol=0, atol=2e-3)  # of 255
+        plane, plane_after = (
+            torch.complex(0.492 * (pixels[:, 2] - grey), 0.877 * (pixels[:, 0] - grey))
+            for pixels, grey in ((before, y), (after, y_after))
+        )
+        angle = math.radians(degrees)
+        expected = plane * complex(math.cos(angle), math.sin(angle))
+        assert (plane_after - expected).abs().max() < 2e-3
+
+
+def test_grey_stays_grey_whatever_the_hue() -> None:
+    grey = torch.arange(0, 256, 5).float().expand(1, 3, -1)
+    for degrees in (-170, -30, 5, 120, 180):
+        torch.testing.assert_close(turned(grey, degrees), grey, rtol=0, atol=1e-3)
+
+
+def test_a_whole_turn_is_none(middling: torch.Tensor) -> None:
+    torch.testing.assert_close(turned(middling, 0), middling, rtol=0, atol=1e-3)
+    half = turned(middling, 180)
+    torch.testing.assert_close(turned(half, 180), middling, rtol=0, atol=3e-3)
+    thirds = turned(turned(turned(middling, 120), 120), 120)
+    torch.testing.assert_close(thirds, middling, rtol=0, atol=3e-3)
+
+
+def test_white_balance_is_a_gain_of_each_channel(middling: torch.Tensor) -> None:
+    for channel, column in enumerate((views._RED, views._GREEN, views._BLUE)):
+        gain = torch.ones(3, 1)
+        gain[channel] = 0.8
+        torch.testing.assert_close(coloured(middling, column, 0.0, white_balance=0.2), middling * gain)
+        gain[channel] = 1.1
+        torch.testing.assert_close(coloured(middling, column, 0.75, white_balance=0.2), middling * gain)
+
+
+def test_stronger_colours_do_not_move_what_was_drawn_before() -> None:
+    images, indices = noise(24), np.arange(24)
+    np.testing.assert_array_equal(uniforms(0, 3, indices, 16)[:, :DRAWS], uniforms(0, 3, indices))
+    grey = np.repeat(images[..., :1], 3, axis=3)
+    spec: dict[str, Any] = {"saturation": 0, "stain": 0}  # grey stays grey, and a hue changes nothing
+    same = in_unit(ViewSpec(**spec))(grey, indices, 3)
+    torch.testing.assert_close(in_unit(ViewSpec(**spec, hue_degrees=90))(grey, indices, 3), same, rtol=0, atol=2e-5)
+    balanced = in_unit(ViewSpec(**spec, white_balance=0.3))(grey, indices, 3)
+    ratio = balanced.flatten(2).sum(2) / same.flatten(2).sum(2)
+    gains = 1 + 0.3 * (2 * uniforms(0, 3, indices, 16)[:, 13:] - 1)
+    np.testing.assert_allclose(ratio.numpy(), gains, rtol=1e-4)
+
+
+def test_views_without_the_later_colours_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit: the numbers drawn and the maps are those of a version that knew no others."""
+    images, indices, spec = noise(16), np.arange(16), ViewSpec()
+    seen = in_unit(spec)(images, indices, 1)
+    drawn: list[int] = []
+
+    def counted(seed: int, epoch: int, at: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+        drawn.append(draws)
+        return uniforms(seed, epoch, at, draws)
+
+    monkeypatch.setattr(views, "uniforms", counted)
+    assert torch.equal(in_unit(spec)(images, indices, 1), seen)
+    assert drawn == [DRAWS]
+    assert identity(spec) == {
+        name: value for name, value in spec.model_dump().items() if name not in LATER and not name.startswith("mix")
+    }
+    assert content_id(identity(spec)) == "3dbd8f94279a81c5"
+    assert identity(ViewSpec(hue_degrees=5))["hue_degrees"] == 5
 
 
 # ---------------------------------------------------------------- numbers
