@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kdbench.model import build as build_model
     from kdbench.profiling.profile import profile_model
     from kdbench.profiling.session import Sampling
-    from kdbench.report import collect, collect_profiles, render
+    from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.plan import load_suite
@@ -38,6 +38,7 @@ __all__ = [
     "Measures",
     "MethodSpec",
     "ModelChoice",
+    "Outcomes",
     "RunRecord",
     "RunSpec",
     "Sampling",
@@ -67,6 +68,7 @@ _HOMES = {
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
     "Measures": "kdbench.suite.profile",
+    "Outcomes": "kdbench.report",
     "Sampling": "kdbench.profiling.session",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",

@@ -2,7 +2,7 @@
 
     DIR/records/<run_id>.json             the record; written last, so a run is finished when it is there
     DIR/predictions/<run_id>.safetensors  logits (N, K) float32 of the test images, in the order of the items file
-    DIR/items/<dataset>.csv               which images those are: id, label, group; named by a hash of the spec
+    DIR/items/<dataset>.csv               which images those are: id, label, group; named by `items_key`
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
     DIR/profiles/<name>.json              a list of profile records: what models cost, measured apart from their runs
@@ -32,7 +32,16 @@ from safetensors.numpy import load_file, save
 
 from kdbench import types
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.types import PROFILE_SCHEMA_VERSION, SCHEMA_VERSION, Latency, ProfileRecord, RunRecord
+from kdbench.types import (
+    PROFILE_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    DatasetSpec,
+    Latency,
+    ProfileRecord,
+    RunRecord,
+    content_id,
+    identity,
+)
 
 _TEMPORARY = ".partial-"
 _FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "profiles")
@@ -164,6 +173,15 @@ class Store:
         except (OSError, IndexError, UnicodeDecodeError) as problem:
             raise RecordError(f"no usable list of test images in {path}: {problem}; run the suite again") from None
 
+    def read_items_of(self, dataset: DatasetSpec) -> list[tuple[str, str, str]]:
+        """The test images of that data set, resolved: (id, label, group). Raises: RecordError as `read_items`."""
+        key = items_key(dataset)
+        if not self.items_path(key).exists():
+            # the name has not always left out what is at its default
+            by_all_fields = content_id(dataset.model_dump(mode="json"))
+            key = by_all_fields if self.items_path(by_all_fields).exists() else key
+        return self.read_items(key)
+
     def write_profiles(self, name: str, profiles: Sequence[ProfileRecord]) -> Path:
         """Write the profiles as one list, in place of what that name held. Raises: RecordError for a bad name."""
         path = self.profiles_path(name)
@@ -171,6 +189,11 @@ class Store:
             raise RecordError(f"'{name}' cannot name a file of profiles; take letters, digits, '-' and '_'")
         write_atomic(path, to_json(list(profiles), indent=1) + b"\n")
         return path
+
+
+def items_key(dataset: DatasetSpec) -> str:
+    """What the file of a data set's test images is called: fields that come later leave it as it is."""
+    return content_id(identity(dataset))
 
 
 def load_record(path: Path) -> RunRecord:

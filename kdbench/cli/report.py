@@ -37,7 +37,7 @@ def report(
     """
     # imported late, so that `kdbench --help` waits for no table library
     from kdbench.errors import RecordError
-    from kdbench.report import collect, collect_profiles, render
+    from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import find_profiles, find_stores, write_atomic
 
     costs = find_profiles(results)
@@ -52,7 +52,7 @@ def report(
 
         plot_costs(costs, records, out=plot)
         typer.echo(f"wrote {plot}", err=True)
-    text = render(records, format.value, costs)
+    text = render(records, format.value, costs, Outcomes.below(results))
     if out is None:
         typer.echo(text, nl=False)
         return
