@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdbench.report.column import NOT_APPLICABLE, percent, points
-from kdbench.report.rows import USUAL_PROTOCOL, Row
+from kdbench.report.rows import USUAL_PROTOCOL, Row, dataset_key
 from kdbench.report.stats import Grouped, clustered, difference
 from kdbench.report.text import escape, grid
 from kdbench.types import RunSpec, content_id
@@ -32,17 +32,18 @@ def across_protocols(rows: Sequence[Row]) -> list[str]:
     Args:
         rows: of all data sets, in the order of the page.
     """
-    by_cell: defaultdict[str, list[Row]] = defaultdict(list)
+    by_images: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.n_ok:
-            by_cell[_same_but_split(row)].append(row)
-    by_data: defaultdict[str, list[list[Row]]] = defaultdict(list)
-    for cell in by_cell.values():
-        by_data[_same_images(cell[0])].append(cell)
+            by_images[row.dataset.model_dump_json(exclude=set(HOW_SPLIT))].append(row)
     blocks: list[str] = []
-    for cells in by_data.values():
-        name = f"{cells[0][0].dataset.name}, {cells[0][0].dataset.image_size} px"
-        blocks += _worth(name, cells) + _by_source(name, cells)
+    for alike in by_images.values():
+        if len({dataset_key(row.dataset) for row in alike}) > 1:
+            cells: defaultdict[str, list[Row]] = defaultdict(list)
+            for row in alike:
+                cells[_same_but_split(row)].append(row)
+            name = f"{alike[0].dataset.name}, {alike[0].dataset.image_size} px"
+            blocks += _worth(name, list(cells.values())) + _by_source(name, list(cells.values()))
     return blocks
 
 
@@ -188,10 +189,6 @@ def _same_but_split(row: Row) -> str:
     whole = plain(row.spec)
     del whole["seed"]
     return content_id(whole)
-
-
-def _same_images(row: Row) -> str:
-    return row.dataset.model_dump_json(exclude=set(HOW_SPLIT))
 
 
 def _leaks(row: Row) -> bool:
