@@ -13,6 +13,7 @@ from rich.console import Console
 from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
 from kdbench.cli.data import data_app
+from kdbench.cli.evaluate import evaluate
 from kdbench.cli.list import list_app
 from kdbench.cli.profile import profile
 from kdbench.cli.report import report
@@ -27,6 +28,7 @@ app = typer.Typer(
     "Example: kdbench run quickstart",
 )
 app.command()(run)
+app.command()(evaluate)
 app.command()(report)
 app.command()(profile)
 app.add_typer(list_app, name="list")

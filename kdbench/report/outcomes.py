@@ -14,12 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from kdbench import calibration
-from kdbench.errors import RecordError
-from kdbench.store import Store, find_stores
-from kdbench.types import EVALUATION_SCHEMA_VERSION, DatasetSpec, EvaluationRecord, RunRecord
+from kdbench.errors import RecordError, SchemaMismatch
+from kdbench.store import Store, find_stores, load_evaluation, newest_evaluations
+from kdbench.types import DatasetSpec, EvaluationRecord, RunRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,7 @@ class Outcomes:
         return self._answers[record.run_id]
 
     def evaluations(self, record: RunRecord) -> tuple[EvaluationRecord, ...]:
-        """How the run of that record did elsewhere; of one evaluation the last one, those that failed left out."""
+        """How the run of that record did elsewhere, each evaluation once; what failed in one is among the notes."""
         return self._evaluations.get(record.run_id, ())
 
     def notes(self, records: Iterable[RunRecord]) -> list[str]:
@@ -111,28 +110,20 @@ class Outcomes:
 
     @cached_property
     def _evaluations(self) -> dict[str, tuple[EvaluationRecord, ...]]:
-        newest: dict[str, EvaluationRecord] = {}
+        found = []
         for store in self._stores:
-            for path in sorted((store.root / "evaluations").glob("*.json")):
+            for path in sorted(store.evaluation_path("").parent.glob("*.json")):
                 try:
-                    found = EvaluationRecord.model_validate_json(path.read_bytes())
-                except (OSError, ValidationError):
-                    self._note(f"evaluations/{path.name} is no evaluation of schema {EVALUATION_SCHEMA_VERSION}")
-                    continue
-                if found.schema_version != EVALUATION_SCHEMA_VERSION:
-                    self._note(f"evaluations/{path.name} has schema version {found.schema_version}")
-                    continue
-                if found.failure is not None:
-                    self._note(f"{found.title or found.run_id} on {found.on.name}: {found.failure.kind}: "
-                               f"{found.failure.message}")  # fmt: skip
-                    continue
-                other = newest.get(found.evaluation_id)
-                if other is None or found.started > other.started:
-                    newest[found.evaluation_id] = found
+                    found.append(load_evaluation(path))
+                except (OSError, SchemaMismatch):
+                    self._note(f"evaluations/{path.name} cannot be read; make it again with `kdbench evaluate`")
         by_run: defaultdict[str, list[EvaluationRecord]] = defaultdict(list)
-        for name in sorted(newest):
-            by_run[newest[name].run_id].append(newest[name])
-        return {run_id: tuple(found) for run_id, found in by_run.items()}
+        for evaluation in newest_evaluations(found):
+            by_run[evaluation.run_id].append(evaluation)
+            if evaluation.failure is not None:
+                self._note(f"{evaluation.title or evaluation.run_id} on {evaluation.on.name}: "
+                           f"{evaluation.failure.kind}: {evaluation.failure.message}")  # fmt: skip
+        return {run_id: tuple(every) for run_id, every in by_run.items()}
 
     def _note(self, text: str) -> None:
         self._notes[" ".join(text.split())] = None
