@@ -2,7 +2,7 @@
 
     DIR/records/<run_id>.json             the record; written last, so a run is finished when it is there
     DIR/predictions/<run_id>.safetensors  logits (N, K) float32 of the test images, in the order of the items file
-    DIR/items/<dataset>.csv               which images those are: id, label, group; named by `tested_key`
+    DIR/items/<dataset>.csv               which images those are: id, label, group; named by `images_key`
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
     DIR/profiles/<name>.json              a list of profile records: what models cost, measured apart from their runs
@@ -184,7 +184,7 @@ class Store:
 
     def read_items_of(self, dataset: DatasetSpec) -> list[tuple[str, str, str]]:
         """The test images of that data set, resolved: (id, label, group). Raises: RecordError as `read_items`."""
-        key = tested_key(dataset)
+        key = images_key(dataset)
         if not self.items_path(key).exists():
             # the name has not always left out what is at its default
             by_all_fields = content_id(dataset.model_dump(mode="json"))
@@ -211,7 +211,7 @@ class Store:
         return load_evaluation(path) if path.exists() else None
 
 
-def tested_key(dataset: DatasetSpec) -> str:
+def images_key(dataset: DatasetSpec) -> str:
     """What the file of a data set's test images is called: fields that come later leave it as it is."""
     return content_id(identity(dataset))
 

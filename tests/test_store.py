@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.store import Store, find_stores, load_record, tested_key, write_atomic
+from kdbench.store import Store, find_stores, images_key, load_record, write_atomic
 from kdbench.types import DatasetSpec, Environment, RunRecord, RunSpec, content_id
 
 
@@ -266,18 +266,18 @@ def test_items_round_trip_and_are_written_once(tmp_path: Path) -> None:
 def test_items_of_a_data_set_are_found_under_their_name_and_under_the_one_they_had(tmp_path: Path) -> None:
     store, plain = Store(tmp_path), DatasetSpec(name="bccd", content="c0ffee")
     other = plain.model_copy(update={"protocol": "pooled-random"})
-    assert tested_key(plain) == content_id({
+    assert images_key(plain) == content_id({
         key: value for key, value in plain.model_dump(mode="json").items()
         if key not in ("protocol", "protocol_version", "fold", "held_out", "stain")
     })  # fmt: skip
-    assert tested_key(other) != tested_key(plain)
-    with pytest.raises(RecordError, match=tested_key(plain)):
+    assert images_key(other) != images_key(plain)
+    with pytest.raises(RecordError, match=images_key(plain)):
         store.read_items_of(plain)
     store.write_items(content_id(plain.model_dump(mode="json")), [("old", "x", "g")])
     assert store.read_items_of(plain) == [("old", "x", "g")]
-    store.write_items(tested_key(plain), [("new", "x", "g")])
+    store.write_items(images_key(plain), [("new", "x", "g")])
     assert store.read_items_of(plain) == [("new", "x", "g")]
-    store.write_items(tested_key(other), [("other", "x", "g")])
+    store.write_items(images_key(other), [("other", "x", "g")])
     assert store.read_items_of(other) == [("other", "x", "g")]
 
 

@@ -22,7 +22,7 @@ from kdbench.types import DatasetSpec, EvaluationRecord, RunRecord
 
 
 @dataclass(frozen=True, eq=False)
-class TestImages:
+class ImageList:
     """The test images of a data set, in the order of the predictions.
 
     Attributes:
@@ -30,15 +30,13 @@ class TestImages:
         groups: (N,) the place of each image's group among them.
     """
 
-    __test__ = False  # pytest takes the name for a test
-
     ids: tuple[str, ...]
     labels: tuple[str, ...]
     group_names: tuple[str, ...]
     groups: np.ndarray
 
     @classmethod
-    def of(cls, items: Iterable[tuple[str, str, str]]) -> TestImages:
+    def of(cls, items: Iterable[tuple[str, str, str]]) -> ImageList:
         """Of (id, label, group), as a results folder notes them."""
         ids, labels, groups = zip(*items, strict=True)
         names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
@@ -55,7 +53,7 @@ class Answers:
         brier: Brier score (`kdbench.calibration.brier`), in [0, 2].
     """
 
-    images: TestImages
+    images: ImageList
     right: np.ndarray
     ece: float
     brier: float
@@ -71,7 +69,7 @@ class Outcomes:
     def __init__(self, stores: Iterable[Store] = ()) -> None:
         self._stores = tuple(stores)
         self._answers: dict[str, Answers | None] = {}
-        self._images: dict[tuple[Path, str], TestImages | None] = {}
+        self._images: dict[tuple[Path, str], ImageList | None] = {}
         self._notes: dict[str, None] = {}
 
     @classmethod
@@ -143,12 +141,12 @@ class Outcomes:
             self._note(f"predictions/{record.run_id}.safetensors: {problem}")
         return answers
 
-    def _images_of(self, store: Store, dataset: DatasetSpec) -> TestImages | None:
+    def _images_of(self, store: Store, dataset: DatasetSpec) -> ImageList | None:
         key = (store.root, dataset.model_dump_json())  # far cheaper than its hash
         if key not in self._images:
             try:
                 items = store.read_items_of(dataset)
-                self._images[key] = TestImages.of(items) if items else None
+                self._images[key] = ImageList.of(items) if items else None
             except RecordError:
                 self._images[key] = None
             if self._images[key] is None:
@@ -157,7 +155,7 @@ class Outcomes:
         return self._images[key]
 
 
-def _answers(logits: np.ndarray, images: TestImages, record: RunRecord) -> tuple[str, Answers | None]:
+def _answers(logits: np.ndarray, images: ImageList, record: RunRecord) -> tuple[str, Answers | None]:
     """What is wrong with these logits, "" if nothing is; and what they answer."""
     if record.data is None or record.test_metrics is None:
         return "the record does not name the classes", None

@@ -27,7 +27,8 @@ def _variants(rows: Sequence[Row]) -> list[Column]:
     if not settings:
         return []
     levels = sorted({level for _, level in settings})
-    over = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]} to {levels[-1]}"
+    through = len(levels) > 1 and levels == list(range(levels[0], levels[-1] + 1))
+    over = f"levels {levels[0]} to {levels[-1]}" if through else f"level {', '.join(map(str, levels))}"
     note = f"accuracy on corrupted test images, mean over {over} and the seeds"
     named = named_apart(sorted(by_corruption))
     return [
