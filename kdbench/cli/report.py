@@ -29,7 +29,7 @@ def report(
         Path | None, typer.Option(help="Draw accuracy (without records: MACs) against latency; .svg or .png.")
     ] = None,
 ) -> None:
-    """Make the leaderboard from the records, and from nothing else; where there are none, a page of what models cost.
+    """Make the leaderboard from what runs left in their folders, and from nothing else; without runs, what models cost.
 
     Profiles join the rows that they belong to, whichever machine they come from.
 

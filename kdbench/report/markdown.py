@@ -251,7 +251,7 @@ def _caution(rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequen
         column.heading
         for column in all_columns
         if column.key not in shown
-        and column.table is not None
+        and column.table == ""  # a further table of which there is nothing was not asked for, or not of these classes
         and any(row.n_ok and column.applies(row) for row in rows)
     ]
     if gone:

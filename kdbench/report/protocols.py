@@ -56,16 +56,23 @@ class Protocol:
 
     name: str
     leaky: bool
+    leaves_one_out: bool
+    """Its folds leave one source out each: another question than a leak, so nothing is measured against it."""
 
     @classmethod
     def of(cls, row: Row) -> Protocol:
         spec = row.dataset
         version = f" v{spec.protocol_version}" if spec.protocol_version > 1 else ""
-        return cls(f"{spec.protocol or USUAL_PROTOCOL}{version}", _leaks(row))
+        return cls(f"{spec.protocol or USUAL_PROTOCOL}{version}", _leaks(row), bool(spec.held_out))
 
-    @property
-    def heading(self) -> str:
-        return f"{self.name} (leaky)" if self.leaky else self.name
+    def heading(self, folds: int) -> str:
+        """Of its column in percent.
+
+        Args:
+            folds: how many of them there are, 1 at least.
+        """
+        parts = "sources left out" if self.leaves_one_out else "folds"
+        return f"{self.name}{' (leaky)' if self.leaky else ''}{f', {folds} {parts}' if folds > 1 else ''} (%)"
 
 
 def _worth(name: str, cells: Sequence[Sequence[Row]]) -> list[str]:
@@ -75,7 +82,8 @@ def _worth(name: str, cells: Sequence[Sequence[Row]]) -> list[str]:
         return []
     found = {Protocol.of(row) for cell in compared for row in cell}
     protocols = sorted(found, key=lambda protocol: (protocol.leaky, protocol.name))
-    pairs = [(leaky, clean) for leaky in protocols if leaky.leaky for clean in protocols if not clean.leaky]
+    clean = [protocol for protocol in protocols if not protocol.leaky and not protocol.leaves_one_out]
+    pairs = [(leaky, other) for leaky in protocols if leaky.leaky for other in clean]
     body, folds, alone = [], dict.fromkeys(protocols, 1), False
     for cell in compared:
         parts = {protocol: [row for row in cell if Protocol.of(row) == protocol] for protocol in protocols}
@@ -86,18 +94,15 @@ def _worth(name: str, cells: Sequence[Sequence[Row]]) -> list[str]:
             [
                 *_names(cell[0]),
                 *(_accuracy(pooled[protocol], parts[protocol]) for protocol in protocols),
-                *(_gap(pooled[leaky], pooled[clean], parts[leaky], parts[clean]) for leaky, clean in pairs),
+                *(_gap(pooled[leaky], pooled[other], parts[leaky], parts[other]) for leaky, other in pairs),
             ]
         )
     headings = [
         "model",
         "method",
         "teacher",
-        *(
-            f"{protocol.heading}{f', {folds[protocol]} folds' if folds[protocol] > 1 else ''} (%)"
-            for protocol in protocols
-        ),
-        *(f"inflation, {leaky.name} against {clean.name} (points)" for leaky, clean in pairs),
+        *(protocol.heading(folds[protocol]) for protocol in protocols),
+        *(f"inflation, {leaky.name} against {other.name} (points)" for leaky, other in pairs),
     ]
     return [
         f"## What the protocol is worth: {escape(name)}",

@@ -190,7 +190,15 @@ def test_by_source(store: Store) -> None:
     assert body[2][4] == f"{100 * (unseen.rate - seen.rate):+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
     assert body[1][4].startswith(f"{100 * unseen.rate:.1f} (")
     assert "## By source: bccd, 64 px" in page
-    assert "## What the protocol is worth" in page  # both splits are clean, and still two ways to test
+    head = tables(page)[0][0]
+    assert head[3:] == ["leave-one-source-out, 2 sources left out (%)", "stratified-grouped (%)"]
+
+
+def test_what_was_held_out_is_no_measure_of_a_leak(store: Store) -> None:
+    head = tables(text(store, [*sources(store), run(store, split("pooled-random"), 0.97, leak=LEAK)]))[0][0]
+    assert [heading for heading in head if "inflation" in heading] == [
+        "inflation, pooled-random against stratified-grouped (points)"
+    ]
 
 
 def test_a_source_that_was_never_held_out_has_no_column_and_one_without_a_counterpart_a_dash(store: Store) -> None:
