@@ -89,6 +89,16 @@ def test_a_failure_is_told_and_the_code_is_1(kdbench, results):
     assert "1 of 1 evaluations failed; the same command tries them again" in err
 
 
+@pytest.mark.usefixtures("own_sources")
+def test_a_model_of_a_data_set_that_is_not_declared(kdbench, results, tmp_path):
+    (path,) = (results / "records").glob("*.json")
+    path.write_text(path.read_text().replace('"name": "synthetic"', '"name": "clinic"'))
+    code, out, _ = kdbench("evaluate", "--results", results, "--corruptions", "jpeg")
+    assert code == 1
+    assert "unknown dataset 'clinic'" in out
+    assert "declared with --sources FILE" in out
+
+
 def test_an_interrupt(kdbench, results, monkeypatch):
     def stop(*arguments, **more):
         raise KeyboardInterrupt
