@@ -135,6 +135,12 @@ class EvaluateEntry(EvaluateSpec):
     on: tuple[KnownDataset, ...] = ()
     corruptions: tuple[KnownCorruption, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, value: Any) -> Any:
+        """YAML 1.1 takes a bare ``on`` for a truth value, of a key too."""
+        return {"on" if key is True else key: item for key, item in value.items()} if isinstance(value, dict) else value
+
 
 class _Sources(Frozen):
     """What declares data sets."""

@@ -167,7 +167,10 @@ def _remarks(found: Sequence[EvaluationRecord]) -> Iterator[str]:
     for one in found:
         what = "its corrupted test images" if one.side == "test" else one.on.name
         if one.failure is not None:
-            yield f"failed: {one.title} on {what}: {one.failure.message}"
+            hint = (
+                "; a data set of your own is declared with --sources FILE" if one.failure.kind == "UnknownName" else ""
+            )
+            yield f"failed: {one.title} on {what}: {one.failure.message}{hint}"
         elif one.side == "all" and one.data is not None:
             for entry in one.data.left_out:
                 if entry.path.startswith(f"{one.on.name}/") and entry.reason.startswith("the model has no class"):

@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
-from small import Notes, make_suite
+from small import TINY, Notes, make_suite
 
 from kdbench.calibration import ece, softmax
+from kdbench.config import parse_suite
 from kdbench.data.corruption import CORRUPTIONS
 from kdbench.data.dataset import open_dataset
 from kdbench.data.declared import declare
@@ -24,6 +26,7 @@ from kdbench.store import Store
 from kdbench.suite import evaluate as evaluate_module
 from kdbench.suite.api import run_suite
 from kdbench.suite.evaluate import Images, evaluate_results, evaluate_run
+from kdbench.suite.plan import RegistryNames
 from kdbench.suite.run import load_trained
 from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, content_id, evaluation_id
 
@@ -442,3 +445,12 @@ def test_names_of_what_is_tried_are_checked_with_their_lines():
         assert part in text
     assert "evaluate.levels[1]" in text
     assert asks(evaluate={"corruptions": "all"}).evaluate.corruptions == ("all",)
+
+
+def test_on_needs_no_quotes_in_yaml():
+    text = yaml.safe_dump({**TINY, "evaluate": None}).replace("evaluate: null", "evaluate:\n  on: [synthetic]")
+    assert [on.name for on in parse_suite(text, "tiny", RegistryNames()).evaluate.on] == ["synthetic"]
+    with pytest.raises(ConfigError, match=r"line 7: evaluate.on\[0\]: unknown dataset 'syntetic'"):
+        parse_suite(text.replace("[synthetic]", "[syntetic]"), "tiny", RegistryNames())
+    with pytest.raises(ConfigError, match=r"evaluate.off: unknown key|keys should be strings, not False"):
+        parse_suite(text.replace(" on:", " off:"), "tiny", RegistryNames())
