@@ -63,7 +63,9 @@ class Protocol:
     def of(cls, row: Row) -> Protocol:
         spec = row.dataset
         version = f" v{spec.protocol_version}" if spec.protocol_version > 1 else ""
-        return cls(f"{spec.protocol or USUAL_PROTOCOL}{version}", _leaks(row), bool(spec.held_out))
+        noted = next((record.data.protocol for record in row.records if record.data and record.data.protocol), "")
+        usual = f"{USUAL_PROTOCOL}: {noted}" if noted else USUAL_PROTOCOL
+        return cls(f"{spec.protocol}{version}" if spec.protocol else usual, _leaks(row), bool(spec.held_out))
 
     def heading(self, folds: int) -> str:
         """Of its column in percent.

@@ -140,6 +140,16 @@ def test_without_answers_the_records_figures_stand_without_intervals() -> None:
     assert tables(render(records))[-2][2][3:] == ["70.0", "95.0", "+25.0"]
 
 
+def test_the_usual_protocol_is_called_what_the_card_notes() -> None:
+    records = [
+        record(spec(dataset=split("")), data=card(protocol="by original v1")),
+        record(spec(dataset=split("official"))),
+    ]
+    assert tables("\n\n".join(across_protocols(build_rows(records))))[0][0][3:] == [
+        "official (%)", "usual: by original v1 (%)"
+    ]  # fmt: skip
+
+
 def test_two_clean_protocols_have_no_inflation(store: Store) -> None:
     page = text(store, [run(store, split("official"), 0.7), run(store, split("five-fold"), 0.72)])
     assert tables(page)[0][0][3:] == ["five-fold (%)", "official (%)"]
