@@ -23,21 +23,35 @@ if TYPE_CHECKING:
     from kdbench.model import build as build_model
     from kdbench.profiling.profile import profile_model
     from kdbench.profiling.session import Sampling
-    from kdbench.report import collect, collect_profiles, render
+    from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
+    from kdbench.suite.evaluate import evaluate_results
     from kdbench.suite.plan import load_suite
     from kdbench.suite.profile import Measures, profile, profile_results
-    from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunRecord, RunSpec, TrainSpec, ViewSpec
+    from kdbench.types import (
+        DatasetSpec,
+        EvaluateSpec,
+        EvaluationRecord,
+        MethodSpec,
+        ModelChoice,
+        RunRecord,
+        RunSpec,
+        TrainSpec,
+        ViewSpec,
+    )
 
 __all__ = [
     "Dataset",
     "DatasetSpec",
     "Distilled",
+    "EvaluateSpec",
+    "EvaluationRecord",
     "KdbenchError",
     "Measures",
     "MethodSpec",
     "ModelChoice",
+    "Outcomes",
     "RunRecord",
     "RunSpec",
     "Sampling",
@@ -50,6 +64,7 @@ __all__ = [
     "collect",
     "collect_profiles",
     "distill",
+    "evaluate_results",
     "from_arrays",
     "from_torch",
     "load_suite",
@@ -67,6 +82,7 @@ _HOMES = {
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
     "Measures": "kdbench.suite.profile",
+    "Outcomes": "kdbench.report",
     "Sampling": "kdbench.profiling.session",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",
@@ -74,6 +90,7 @@ _HOMES = {
     "collect": "kdbench.report",
     "collect_profiles": "kdbench.report",
     "distill": "kdbench.engine.distill",
+    "evaluate_results": "kdbench.suite.evaluate",
     "from_arrays": "kdbench.data.memory",
     "from_torch": "kdbench.data.memory",
     "load_suite": "kdbench.suite.plan",

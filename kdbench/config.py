@@ -26,6 +26,7 @@ from pydantic import (
 from kdbench.errors import ConfigError, KdbenchError, MissingData, UnknownName
 from kdbench.types import (
     DatasetSpec,
+    EvaluateSpec,
     Frozen,
     MethodSpec,
     ModelChoice,
@@ -53,6 +54,8 @@ class Names(Protocol):
         """The method's options with its defaults filled in."""
         ...
 
+    def corruption(self, name: str) -> None: ...
+
 
 def _known(value: Any, info: ValidationInfo) -> Any:
     """Check one spec against the names of the validation context; a problem is reported at that spec's own line."""
@@ -69,6 +72,8 @@ def _known(value: Any, info: ValidationInfo) -> Any:
             names.dataset(value)
         elif isinstance(value, MethodSpec):
             return value.model_copy(update={"options": names.method(value)})
+        elif isinstance(value, str):
+            names.corruption(value)
     except ConfigError as problem:
         raise ValueError("; ".join(problem.problems)) from None
     except UnknownName as problem:
@@ -83,6 +88,7 @@ KnownSource = Annotated[SourceDeclaration, AfterValidator(_known)]
 KnownModel = Annotated[ModelChoice, AfterValidator(_known)]
 KnownDataset = Annotated[DatasetSpec, AfterValidator(_known)]
 KnownMethod = Annotated[MethodSpec, AfterValidator(_known)]
+KnownCorruption = Annotated[str, AfterValidator(_known)]
 
 if TYPE_CHECKING:
     _Overrides = Frozen
@@ -123,6 +129,19 @@ class StudentEntry(_Entry):
     """A student of a suite; trained with every method, teacher and seed, and without a teacher."""
 
 
+class EvaluateEntry(EvaluateSpec):
+    """What a suite tries its trained models on besides their own test images."""
+
+    on: tuple[KnownDataset, ...] = ()
+    corruptions: tuple[KnownCorruption, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, value: Any) -> Any:
+        """YAML 1.1 takes a bare ``on`` for a truth value, of a key too."""
+        return {"on" if key is True else key: item for key, item in value.items()} if isinstance(value, dict) else value
+
+
 class _Sources(Frozen):
     """What declares data sets."""
 
@@ -155,6 +174,7 @@ class Suite(_Sources):
     views: ViewSpec = ViewSpec()
     teaching: TeachingSpec = TeachingSpec()
     profile: ProfileSpec = ProfileSpec()
+    evaluate: EvaluateEntry = EvaluateEntry()
 
     @field_validator("datasets", "students", "methods", mode="before")
     @classmethod

@@ -2,10 +2,12 @@
 
     DIR/records/<run_id>.json             the record; written last, so a run is finished when it is there
     DIR/predictions/<run_id>.safetensors  logits (N, K) float32 of the test images, in the order of the items file
-    DIR/items/<dataset>.csv               which images those are: id, label, group; named by a hash of the spec
+    DIR/items/<dataset>.csv               which images those are: id, label, group; named by `images_key`
     DIR/weights/<run_id>.safetensors      the trained model
     DIR/checkpoints/<run_id>.pt           state of an unfinished run
     DIR/profiles/<name>.json              a list of profile records: what models cost, measured apart from their runs
+    DIR/evaluations/<evaluation_id>.json  a trained model on corrupted test images or on a further data set; of the
+                                          latter, predictions and items lie beside those of the runs
 
 Every file is written beside its place and moved there, so a reader and a killed process see all of it or none.
 """
@@ -32,11 +34,24 @@ from safetensors.numpy import load_file, save
 
 from kdbench import types
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.types import PROFILE_SCHEMA_VERSION, SCHEMA_VERSION, Latency, ProfileRecord, RunRecord
+from kdbench.types import (
+    EVALUATION_SCHEMA_VERSION,
+    PROFILE_SCHEMA_VERSION,
+    SCHEMA_VERSION,
+    Corrupted,
+    DatasetSpec,
+    EvaluationRecord,
+    Latency,
+    ProfileRecord,
+    RunRecord,
+    content_id,
+    identity,
+)
 
 _TEMPORARY = ".partial-"
-_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "profiles")
+_FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "profiles", "evaluations")
 _KIND = "kdbench-profile"
+_EVALUATION_KIND = "kdbench-evaluation"
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -79,6 +94,9 @@ class Store:
 
     def profiles_path(self, name: str) -> Path:
         return self.root / "profiles" / f"{name}.json"
+
+    def evaluation_path(self, evaluation_id: str) -> Path:
+        return self.root / "evaluations" / f"{evaluation_id}.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -164,6 +182,15 @@ class Store:
         except (OSError, IndexError, UnicodeDecodeError) as problem:
             raise RecordError(f"no usable list of test images in {path}: {problem}; run the suite again") from None
 
+    def read_items_of(self, dataset: DatasetSpec) -> list[tuple[str, str, str]]:
+        """The test images of that data set, resolved: (id, label, group). Raises: RecordError as `read_items`."""
+        key = images_key(dataset)
+        if not self.items_path(key).exists():
+            # the name has not always left out what is at its default
+            by_all_fields = content_id(dataset.model_dump(mode="json"))
+            key = by_all_fields if self.items_path(by_all_fields).exists() else key
+        return self.read_items(key)
+
     def write_profiles(self, name: str, profiles: Sequence[ProfileRecord]) -> Path:
         """Write the profiles as one list, in place of what that name held. Raises: RecordError for a bad name."""
         path = self.profiles_path(name)
@@ -171,6 +198,22 @@ class Store:
             raise RecordError(f"'{name}' cannot name a file of profiles; take letters, digits, '-' and '_'")
         write_atomic(path, to_json(list(profiles), indent=1) + b"\n")
         return path
+
+    def write_evaluation(self, evaluation: EvaluationRecord) -> Path:
+        """Write the evaluation in place of what its id held; whoever adds to it carries over what was there."""
+        path = self.evaluation_path(evaluation.evaluation_id)
+        write_atomic(path, (evaluation.model_dump_json(indent=1) + "\n").encode())
+        return path
+
+    def read_evaluation(self, evaluation_id: str) -> EvaluationRecord | None:
+        """The evaluation of that id, None if there is none. Raises: SchemaMismatch."""
+        path = self.evaluation_path(evaluation_id)
+        return load_evaluation(path) if path.exists() else None
+
+
+def images_key(dataset: DatasetSpec) -> str:
+    """What the file of a data set's test images is called: fields that come later leave it as it is."""
+    return content_id(identity(dataset))
 
 
 def load_record(path: Path) -> RunRecord:
@@ -189,8 +232,9 @@ def load_record(path: Path) -> RunRecord:
 
 def find_stores(root: Path | str) -> list[Store]:
     """The results folders at or below root: every folder that holds ``records/*.json``."""
-    folders = {path.parent.parent for path in Path(root).rglob("records/*.json")}
-    return [Store(folder) for folder in sorted(folders)]
+    # folder by folder: a path object for each of many records takes seven times as long
+    found = (folder for folder in Path(root).rglob("records") if folder.is_dir() and any(folder.glob("*.json")))
+    return [Store(folder) for folder in sorted({folder.parent for folder in found})]
 
 
 def load_profiles(path: Path | str) -> list[ProfileRecord]:
@@ -213,13 +257,18 @@ def load_profiles(path: Path | str) -> list[ProfileRecord]:
 
 
 def _profile(item: Any) -> ProfileRecord:
-    """Raises: ValueError; its kind and version are looked at first, as they explain every other difference."""
-    if not isinstance(item, dict) or item.get("kind") != _KIND:
-        kind = item.get("kind") if isinstance(item, dict) else None
-        raise ValueError(f"the kind is {kind!r}, not {_KIND!r}")
-    if item.get("schema_version") != PROFILE_SCHEMA_VERSION:
-        raise ValueError(f"the schema version is {item.get('schema_version')!r}")
+    """Raises: ValueError."""
+    _check_kind(item, _KIND, PROFILE_SCHEMA_VERSION)
     return ProfileRecord.model_validate(item)
+
+
+def _check_kind(item: Any, kind: str, version: int) -> None:
+    """Raises: ValueError; kind and version are looked at first, as they explain every other difference."""
+    if not isinstance(item, dict) or item.get("kind") != kind:
+        found = item.get("kind") if isinstance(item, dict) else None
+        raise ValueError(f"the kind is {found!r}, not {kind!r}")
+    if item.get("schema_version") != version:
+        raise ValueError(f"the schema version is {item.get('schema_version')!r}")
 
 
 def find_profiles(root: Path | str) -> list[ProfileRecord]:
@@ -255,6 +304,63 @@ def newest_profiles(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
     return kept
 
 
+def load_evaluation(path: Path | str) -> EvaluationRecord:
+    """Read a file that holds one evaluation.
+
+    Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
+    """
+    path = Path(path)
+    try:
+        found = from_json(path.read_bytes())
+        _check_kind(found, _EVALUATION_KIND, EVALUATION_SCHEMA_VERSION)
+        return EvaluationRecord.model_validate(found)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the evaluation'}: {first['msg']}"
+    except ValueError as problem:
+        trouble = str(problem)
+    raise SchemaMismatch(
+        f"{path} holds no evaluation of schema {EVALUATION_SCHEMA_VERSION}: {trouble}; remove it and make it again "
+        "with `kdbench evaluate`"
+    )
+
+
+def find_evaluations(root: Path | str) -> list[EvaluationRecord]:
+    """The evaluations of every ``evaluations/*.json`` at or below root; root may be such a folder itself, or one file.
+
+    What was evaluated in two folders is there once (see `newest_evaluations`). Raises: SchemaMismatch if a file cannot
+    be read.
+    """
+    root = Path(root)
+    if root.is_file():
+        paths = {root}
+    else:
+        own = root.glob("*.json") if root.resolve().name == "evaluations" else ()
+        paths = {*own, *root.rglob("evaluations/*.json")}
+    return newest_evaluations(load_evaluation(path) for path in sorted(paths))
+
+
+def newest_evaluations(evaluations: Iterable[EvaluationRecord]) -> list[EvaluationRecord]:
+    """One record for each evaluation: the last one that has a result, with what only earlier ones have of corruptions.
+
+    The order of the evaluations does not matter. Returns: in the order of their ids.
+    """
+    groups: defaultdict[str, list[EvaluationRecord]] = defaultdict(list)
+    for evaluation in evaluations:
+        groups[evaluation.evaluation_id].append(evaluation)
+    kept: list[EvaluationRecord] = []
+    for _, group in sorted(groups.items()):
+        # without a result it is worth less than any that has one; the text tells those of one time apart
+        group.sort(key=lambda one: (one.metrics is not None, started_at(one), one.model_dump_json()))
+        figures: dict[tuple[str, int], Corrupted] = {}
+        for evaluation in group:
+            figures |= {(figure.corruption, figure.level): figure for figure in evaluation.corrupted}
+        together = tuple(figure for _, figure in sorted(figures.items()))
+        last = group[-1]
+        kept.append(last if together == last.corrupted else last.model_copy(update={"corrupted": together}))
+    return kept
+
+
 def _not_measured_again(group: Sequence[ProfileRecord]) -> Iterator[ProfileRecord]:
     """Of the profiles of one network on one machine, the last one first: each with what is not in those before it."""
     measured: set[tuple[Any, ...]] = set()
@@ -281,7 +387,7 @@ def setting_text(latency: Latency) -> str:
     return types.setting_text(latency.runtime, latency.precision, latency.device, latency.batch_size, latency.threads)
 
 
-def started_at(record: RunRecord | ProfileRecord) -> datetime:
+def started_at(record: RunRecord | ProfileRecord | EvaluationRecord) -> datetime:
     """When it started, in UTC; the earliest time there is where the record's text is no date."""
     try:
         when = datetime.fromisoformat(record.started)

@@ -540,8 +540,15 @@ class EvaluateSpec(Frozen):
     """
 
     on: tuple[DatasetSpec, ...] = Field(default=(), description="further data sets; all of their images are tested")
-    corruptions: tuple[str, ...] = Field(default=(), description="of the test images (`kdbench list corruptions`)")
-    levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    corruptions: tuple[str, ...] = Field(
+        default=(), description="of the test images (`kdbench list corruptions`); all: every one there is"
+    )
+    levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field(default=(1, 2, 3, 4, 5), min_length=1)
+
+    @field_validator("on", "corruptions", "levels", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) and not isinstance(value, bool) else value
 
 
 class Corrupted(Frozen):
@@ -569,8 +576,25 @@ class EvaluationRecord(Frozen):
     data: DataCard | None = None
     started: str = Field(description="ISO 8601, UTC")
     environment: Environment
-    failure: Failure | None = None
+    failure: Failure | None = Field(
+        default=None, description="why something asked for is missing; what is there holds all the same"
+    )
     command: str = ""
+
+    @property
+    def items_key(self) -> str:
+        """Of a further data set, the name of the file that lists the images its predictions belong to."""
+        return items_key(self.on, self.data.classes if self.data else ())
+
+
+def items_key(on: DatasetSpec, classes: tuple[str, ...]) -> str:
+    """Names the list of all images of a data set that are of these classes: those a model knows."""
+    return content_id([identity(on), "all", classes])
+
+
+def evaluation_id(run_id: str, on: DatasetSpec, side: Literal["test", "all"]) -> str:
+    """16 hex digits over what an evaluation is of; what it is tried on of corruptions adds to the same record."""
+    return content_id([run_id, identity(on), side])
 
 
 def setting_text(runtime: str, precision: str, device: str, batch_size: int, threads: int) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.store import Store, find_stores, load_record, write_atomic
-from kdbench.types import Environment, RunRecord, RunSpec
+from kdbench.store import Store, find_stores, images_key, load_record, write_atomic
+from kdbench.types import DatasetSpec, Environment, RunRecord, RunSpec, content_id
 
 
 def make_record(seed: int = 0, **changes: Any) -> RunRecord:
@@ -261,6 +261,24 @@ def test_items_round_trip_and_are_written_once(tmp_path: Path) -> None:
     store.write_items("c", [("other", "x", "y")])
     assert store.read_items("c") == items
     assert b"\r" not in store.items_path("c").read_bytes()
+
+
+def test_items_of_a_data_set_are_found_under_their_name_and_under_the_one_they_had(tmp_path: Path) -> None:
+    store, plain = Store(tmp_path), DatasetSpec(name="bccd", content="c0ffee")
+    other = plain.model_copy(update={"protocol": "pooled-random"})
+    assert images_key(plain) == content_id({
+        key: value for key, value in plain.model_dump(mode="json").items()
+        if key not in ("protocol", "protocol_version", "fold", "held_out", "stain")
+    })  # fmt: skip
+    assert images_key(other) != images_key(plain)
+    with pytest.raises(RecordError, match=images_key(plain)):
+        store.read_items_of(plain)
+    store.write_items(content_id(plain.model_dump(mode="json")), [("old", "x", "g")])
+    assert store.read_items_of(plain) == [("old", "x", "g")]
+    store.write_items(images_key(plain), [("new", "x", "g")])
+    assert store.read_items_of(plain) == [("new", "x", "g")]
+    store.write_items(images_key(other), [("other", "x", "g")])
+    assert store.read_items_of(other) == [("other", "x", "g")]
 
 
 def test_missing_or_damaged_items_are_an_error_with_advice(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
 from kdbench.cli.data import data_app
+from kdbench.cli.evaluate import evaluate
 from kdbench.cli.export_data import export_data
 from kdbench.cli.list import list_app
 from kdbench.cli.profile import profile
@@ -29,6 +30,7 @@ app = typer.Typer(
     "Example: kdbench run quickstart",
 )
 app.command()(run)
+app.command()(evaluate)
 app.command()(report)
 app.command()(profile)
 data_app.command("sample")(sample)

@@ -126,6 +126,21 @@ def protocols() -> None:
     _show("protocols", ("name", "folds", "data sets", "leaks", "what it does", ""), rows)
 
 
+@list_app.command("corruptions")
+def corruptions() -> None:
+    """Ways in which test images are made worse, with their strength at levels 1 to 5.
+
+    Example: kdbench list corruptions
+    """
+    from kdbench.data.corruption import CORRUPTIONS
+
+    rows = [
+        (one.name, one.summary, ", ".join(f"{strength:.3g}" for strength in one.strengths), one.unit, one.source)
+        for one in CORRUPTIONS
+    ]
+    _show("corruptions", ("name", "what it does", "levels 1 to 5", "strength", "from"), rows)
+
+
 @list_app.command("suites")
 def suites() -> None:
     """Suites inside the package.

@@ -29,7 +29,7 @@ def report(
         Path | None, typer.Option(help="Draw accuracy (without records: MACs) against latency; .svg or .png.")
     ] = None,
 ) -> None:
-    """Make the leaderboard from the records, and from nothing else; where there are none, a page of what models cost.
+    """Make the leaderboard from what runs left in their folders, and from nothing else; without runs, what models cost.
 
     Profiles join the rows that they belong to, whichever machine they come from.
 
@@ -37,7 +37,7 @@ def report(
     """
     # imported late, so that `kdbench --help` waits for no table library
     from kdbench.errors import RecordError
-    from kdbench.report import collect, collect_profiles, render
+    from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import find_profiles, find_stores, write_atomic
 
     costs = find_profiles(results)
@@ -52,7 +52,7 @@ def report(
 
         plot_costs(costs, records, out=plot)
         typer.echo(f"wrote {plot}", err=True)
-    text = render(records, format.value, costs)
+    text = render(records, format.value, costs, Outcomes.below(results))
     if out is None:
         typer.echo(text, nl=False)
         return

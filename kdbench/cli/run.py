@@ -32,7 +32,7 @@ def run(
     """
     # imported late, so that `kdbench --help` does not wait for torch
     from kdbench.cli.screen import Screen
-    from kdbench.report import collect, collect_profiles, render
+    from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import Store, write_atomic
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.executors.local import pending_runs
@@ -66,7 +66,7 @@ def run(
         typer.echo("interrupted; nothing is lost: the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
     # of the whole folder: a part of the suite must not hide what was measured before
-    text = render(collect(folder), "md", collect_profiles(folder))
+    text = render(collect(folder), "md", collect_profiles(folder), Outcomes.below(folder))
     write_atomic(folder / LEADERBOARD, text.encode())
     typer.echo(text, nl=False)
     typer.echo(f"wrote {folder / LEADERBOARD}", err=True)

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kdbench.types import RunRecord, RunSpec
+from kdbench.types import EvaluationRecord, RunRecord, RunSpec
 
 _MARKS = {"ok": "[green]ok[/]", "failed": "[red]failed[/]", "diverged": "[yellow]diverged[/]"}
 _EVERY = 0.1  # s between redraws of one bar: a step of a tiny net takes a few milliseconds
@@ -89,4 +89,23 @@ class Screen:
             outcome = record.failure.message if record.failure else ""
         self.console.print(
             f"{_MARKS[record.status]} {escape(record.spec.title)}: {escape(outcome)}", highlight=False, soft_wrap=True
+        )
+
+    def evaluated(self, evaluation: EvaluationRecord) -> None:
+        if self._step is not None:
+            self._bars.remove_task(self._step)
+            self._step = None
+        what = evaluation.on.name if evaluation.side == "all" else "corrupted test images"
+        if evaluation.failure is not None:
+            mark, outcome = "failed", evaluation.failure.message
+        elif evaluation.side == "all" and evaluation.metrics is not None:
+            mark = "ok"
+            outcome = f"accuracy {100 * evaluation.metrics.accuracy:.1f} % of {evaluation.metrics.count}"
+        else:
+            figures = [figure.accuracy for figure in evaluation.corrupted]
+            mark, outcome = "ok", f"accuracy {100 * sum(figures) / len(figures):.1f} %, mean of {len(figures)} settings"
+        self.console.print(
+            f"{_MARKS[mark]} {escape(evaluation.title)} on {escape(what)}: {escape(outcome)}",
+            highlight=False,
+            soft_wrap=True,
         )

@@ -31,9 +31,9 @@ _MIX_STREAM = np.uint64(0x6D69780000000000)  # of the seed: mixing draws its own
 
 # Optical densities of haematoxylin and eosin in (R, G, B) and their residual: Ruifrok and Johnston, Anal. Quant.
 # Cytol. Histol. 23 (2001), table 1; Romanowsky stains of blood smears lie close to them.
-_STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-_STAINS = _STAINS / _STAINS.norm(dim=1, keepdim=True)
-_UNSTAIN = torch.linalg.inv(_STAINS)
+STAINS = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+STAINS = STAINS / STAINS.norm(dim=1, keepdim=True)
+UNSTAIN = torch.linalg.inv(STAINS)
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 # a rotation of the chroma plane (U, V) of BT.601 by an angle a, in RGB: _KEPT + cos(a) * _ALONG + sin(a) * _ACROSS
@@ -229,7 +229,7 @@ def _colour(pixels: Tensor, draws: np.ndarray, spec: ViewSpec) -> tuple[Tensor, 
     gains[:, 0] += spec.stain * amount[:, _HAEM]
     gains[:, 1] += spec.stain * amount[:, _EOSIN]
     # rgb -> stains -> scaled -> rgb, on the distance to white
-    stain = _STAINS.T @ (gains[:, :, None] * _UNSTAIN.T)
+    stain = STAINS.T @ (gains[:, :, None] * UNSTAIN.T)
     offset = 255.0 * (1 - stain.sum(dim=2))
     saturation = (1 + spec.saturation * amount[:, _SATURATION])[:, None, None]
     saturate = saturation * torch.eye(3) + (1 - saturation) * _LUMA.expand(3, 3)

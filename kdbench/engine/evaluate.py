@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,11 +18,22 @@ BATCH = 256
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, data: Dataset, indices: np.ndarray, views: Views, *, epoch: int = 0, precision: Precision = "fp32"
+    model: nn.Module,
+    data: Dataset,
+    indices: np.ndarray,
+    views: Views,
+    *,
+    epoch: int = 0,
+    precision: Precision = "fp32",
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Logits (N, K) float32 for the images of indices (N,), in their order.
 
     The model is run in eval mode, so no statistics move, and is put back into its mode afterwards.
+
+    Args:
+        change: called with stored images (B, S, S, 3) uint8 and their indices (B,); what it returns of the same shape
+            is shown in their place, as corrupted images are. Nothing is mixed then.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -29,7 +42,10 @@ def predict(
         logits = []
         for start in range(0, len(indices), BATCH):
             part = indices[start : start + BATCH]
-            pixels = views.batch(data, part, epoch).to(device)
+            if change is None:
+                pixels = views.batch(data, part, epoch).to(device)
+            else:
+                pixels = views(change(data.images(part), part), part, epoch).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits.append(model(pixels).float().cpu().numpy())
         return np.concatenate(logits)

@@ -1,7 +1,9 @@
 """Tables from records, and from nothing else. Floor 6: imports no torch, so a leaderboard builds on any machine.
 
->>> from kdbench.report import collect, render
->>> print(render(collect("results"), "md"))  # doctest: +SKIP
+>>> from kdbench.report import Outcomes, collect, render
+>>> print(render(collect("results"), "md", outcomes=Outcomes.below("results")))  # doctest: +SKIP
+
+Records alone make a page as well; the intervals, which need each run's answers, are then missing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 from kdbench.errors import RecordError, UnknownName
 from kdbench.report.costs import render_costs
 from kdbench.report.markdown import render_markdown
+from kdbench.report.outcomes import Outcomes
 from kdbench.report.rows import Row, build_rows, newest
 from kdbench.report.tabular import costs_csv, costs_frame, costs_json, to_csv, to_frame, to_json
 from kdbench.store import find_profiles, find_stores
@@ -23,6 +26,7 @@ from kdbench.types import ProfileRecord, RunRecord
 
 __all__ = [
     "FORMATS",
+    "Outcomes",
     "Row",
     "build_rows",
     "collect",
@@ -42,10 +46,22 @@ def _text(plain: dict[str, Any]) -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: dict[str, Callable[[Sequence[RunRecord], Sequence[ProfileRecord]], str]] = {
-    "md": lambda records, profiles: render_markdown(records, profiles=profiles) if records else render_costs(profiles),
-    "csv": lambda records, profiles: to_csv(records, profiles) if records else costs_csv(profiles),
-    "json": lambda records, profiles: _text(to_json(records, profiles) if records else costs_json(profiles)),
+def _page(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
+    return render_markdown(records, profiles=profiles, outcomes=outcomes) if records else render_costs(profiles)
+
+
+def _csv(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
+    return to_csv(records, profiles, outcomes) if records else costs_csv(profiles)
+
+
+def _json(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
+    return _text(to_json(records, profiles, outcomes) if records else costs_json(profiles))
+
+
+FORMATS: dict[str, Callable[[Sequence[RunRecord], Sequence[ProfileRecord], Outcomes | None], str]] = {
+    "md": _page,
+    "csv": _csv,
+    "json": _json,
 }
 
 
@@ -75,11 +91,17 @@ def collect_profiles(root: Path | str) -> list[ProfileRecord]:
     return find_profiles(root)
 
 
-def render(records: Sequence[RunRecord], format: str = "md", profiles: Sequence[ProfileRecord] = ()) -> str:
+def render(
+    records: Sequence[RunRecord],
+    format: str = "md",
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+) -> str:
     """The leaderboard as text that ends with a newline: md, csv or json; without records, the costs alone.
 
     Args:
         profiles: measured apart from the runs; they join the rows they belong to.
+        outcomes: where each run's answers and evaluations are; without it no figure that needs them is there.
 
     Raises: RecordError if there is neither; UnknownName.
     """
@@ -87,7 +109,7 @@ def render(records: Sequence[RunRecord], format: str = "md", profiles: Sequence[
         raise UnknownName("format", format, FORMATS)
     if not records and not profiles:
         raise RecordError("there are no records to make a table from; make some with `kdbench run quickstart`")
-    return FORMATS[format](records, profiles)
+    return FORMATS[format](records, profiles, outcomes)
 
 
 @contextmanager

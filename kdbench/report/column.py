@@ -5,6 +5,7 @@ A new column is one file in `kdbench/report/columns/`; Markdown, CSV and JSON sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,8 @@ class Column:
         text: the figure and its spread as Markdown shows them.
         applies: whether a row can have this figure at all. One that can and has not is "missing"; else it is "–".
         variants: replaces the column by several for these rows, one for each thing that must not be mixed.
+        table: where Markdown shows it: "" is the leaderboard itself, else the title of a further table of the same
+            rows below it; None is nowhere. CSV and JSON have every column.
     """
 
     key: str
@@ -51,6 +54,7 @@ class Column:
     text: Callable[[Row, float | int | str, float | None], str] = lambda row, value, spread: str(value)
     applies: Callable[[Row], bool] = lambda row: True
     variants: Callable[[Sequence[Row]], Sequence[Column]] | None = None
+    table: str | None = ""
 
     @property
     def heading(self) -> str:
@@ -72,6 +76,19 @@ def columns_for(rows: Sequence[Row]) -> list[Column]:
     """All columns in their order, the variants of these rows in place of the columns that have them."""
     ordered = sorted(COLUMNS, key=lambda column: (column.order, column.key))
     return [variant for column in ordered for variant in (column.variants(rows) if column.variants else (column,))]
+
+
+def named_apart(names: Sequence[str]) -> dict[str, str]:
+    """For each name its part of a column's key: lower case letters, digits and "_", and no two the same."""
+    keys: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"\W+", "_", name).strip("_").lower() or "x"
+        key, number = plain, 1
+        while key in keys.values():
+            number += 1
+            key = f"{plain}_{number}"
+        keys[name] = key
+    return keys
 
 
 # ---------------------------------------------------------------- figures for people

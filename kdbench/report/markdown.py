@@ -18,6 +18,8 @@ from kdbench.report.column import (
     points_text,
     scaled,
 )
+from kdbench.report.outcomes import Outcomes
+from kdbench.report.protocols import across_protocols
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles, failure_text, newest
 from kdbench.report.text import LONGEST_LIST, dates, escape, grid, machines, made_with, shortened, versions
 from kdbench.store import newest_profiles, started_at
@@ -35,6 +37,7 @@ def render_markdown(
     command: str | None = None,
     title: str = "Leaderboard",
     profiles: Iterable[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
 ) -> str:
     """The whole page.
 
@@ -43,22 +46,26 @@ def render_markdown(
         command: what made them; None takes it from the records.
         title: the page's heading.
         profiles: costs measured apart from the runs, in any order; they join the rows they belong to.
+        outcomes: where the answers of the runs are looked up; without it no figure that needs them is there.
     """
     records, profiles = newest(records), newest_profiles(profiles)
-    rows = build_rows(records, profiles)
+    rows = build_rows(records, profiles, outcomes)
     columns = columns_for(rows)
     sections: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sections[dataset_key(row.dataset)].append(row)
     titles = dataset_titles([group[0].dataset for group in sections.values()])
+    any_protocol = any(record.data is not None and record.data.protocol for record in records)
 
     blocks = [f"# {escape(title)}", _summary(records)]
     shown: set[str] = set()
     for name, group in zip(titles, sections.values(), strict=True):
         kept = _columns_with_figures(group, columns)
         shown |= {column.key for column in kept}
-        blocks += _section(name, group, kept, columns)
+        blocks += _section(name, group, kept, columns, any_protocol)
+    blocks += across_protocols(rows)
     blocks += _failures(records)
+    blocks += _unusable(outcomes.notes(records) if outcomes is not None else [])
     blocks += _legend([column for column in columns if column.key in shown])
     blocks += _provenance(records, command, rows, profiles)
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -67,16 +74,71 @@ def render_markdown(
 # ---------------------------------------------------------------- one data set
 
 
-def _section(name: str, rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequence[Column]) -> list[str]:
+def _section(
+    name: str, rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequence[Column], any_protocol: bool
+) -> list[str]:
+    main = [column for column in columns if column.table == ""]
     return [
         f"## {escape(name)}",
-        _in_short(rows, columns),
-        _table(rows, columns),
+        _protocol(rows, any_protocol),
+        _in_short(rows, main),
+        _table(rows, main),
         _caution(rows, columns, all_columns),
         *_bought(rows),
+        *_further_tables(rows, columns),
         *_data(rows),
         _training(rows),
     ]
+
+
+def _protocol(rows: Sequence[Row], any_protocol: bool) -> str:
+    """How the images were split, whether that leaks, and how many test images are independent.
+
+    Args:
+        any_protocol: whether any record of the page notes its protocol; where none does, nothing is said.
+    """
+    cards = [record.data for row in rows for record in row.records if record.data is not None]
+    names = sorted({card.protocol for card in cards if card.protocol})
+    lines = []
+    if names:
+        lines.append(f"Protocol: {escape(' or '.join(names))}.")
+    elif any_protocol:
+        lines.append("Protocol: not noted.")
+    lines += [
+        f"**Leaky protocol:** {escape(leak)}." for leak in sorted({card.leak.rstrip(".") for card in cards}) if leak
+    ]
+    counts = _test_counts(rows)
+    if counts is not None:
+        images, independent = counts
+        if independent < images:
+            lines.append(f"{images:,} test images of {independent:,} originals: intervals count originals.")
+        elif any(row.interval is not None for row in rows):
+            lines.append(
+                f"{images:,} test images, none noted to share its original with another: intervals count images."
+            )
+    return "\\\n".join(lines)
+
+
+def _test_counts(rows: Sequence[Row]) -> tuple[int, int] | None:
+    """Test images, and how many of them are independent; None where that is not known, or not the same for all."""
+    known = {
+        (record.test_metrics.count, row.independent)
+        for row in rows
+        for record in row.records
+        if record.test_metrics is not None and row.independent is not None
+    }
+    images, independent = next(iter(known)) if len(known) == 1 else (0, None)
+    return None if independent is None else (images, independent)
+
+
+def _further_tables(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The tables beside the leaderboard, of the rows that have a result; only those with figures."""
+    finished = [row for row in rows if row.n_ok]
+    titles = dict.fromkeys(column.table for column in columns if column.table)
+    blocks = []
+    for title in titles if finished else ():
+        blocks += [f"### {title}", _table(finished, [column for column in columns if column.table == title])]
+    return blocks
 
 
 def _in_short(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -175,19 +237,34 @@ def _caution(rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequen
     tested = {record.test_metrics.count for row in finished for record in row.records if record.test_metrics}
     if tested:
         smallest = min(tested)
-        weight = 100 / smallest
-        lines.append(f"One of the {smallest:,} test images is {weight:.{1 if weight >= 0.1 else 2}f} points.")
+        known = _test_counts(rows)
+        if known is not None and known[1] < known[0]:
+            images, independent = known
+            lines.append(
+                f"One of the {independent:,} independent test images is {_weight(independent)} points, "
+                f"one of all {images:,} is {_weight(images)}."
+            )
+        else:
+            lines.append(f"One of the {smallest:,} test images is {_weight(smallest)} points.")
     shown = {column.key for column in columns}
     gone = [
         column.heading
         for column in all_columns
-        if column.key not in shown and any(row.n_ok and column.applies(row) for row in rows)
+        if column.key not in shown
+        and column.table == ""  # a further table of which there is nothing was not asked for, or not of these classes
+        and any(row.n_ok and column.applies(row) for row in rows)
     ]
     if gone:
         lines.append(f"Missing in every row: {escape(', '.join(gone))}.")
     if any(row.rank is not None for row in rows) and any(row.role == "teacher" for row in rows):
         lines.append("Teachers stand in the order but take no rank; bold is the best among the ranked.")
     return " ".join(lines)
+
+
+def _weight(images: int) -> str:
+    """One of so many in percentage points."""
+    points_each = 100 / images
+    return f"{points_each:.{1 if points_each >= 0.1 else 2}f}"
 
 
 def _bought(rows: Sequence[Row]) -> list[str]:
@@ -333,8 +410,22 @@ def _failures(records: Sequence[RunRecord]) -> list[str]:
     return ["## Runs without a result", "\n".join(lines)]
 
 
+def _unusable(notes: Sequence[str]) -> list[str]:
+    if not notes:
+        return []
+    more = [f"- and {len(notes) - LONGEST_LIST} more"] if len(notes) > LONGEST_LIST else []
+    return [
+        "## Files that could not be used",
+        "\n".join([*(f"- {escape(shortened(note))}" for note in notes[:LONGEST_LIST]), *more]),
+    ]
+
+
 def _legend(columns: Sequence[Column]) -> list[str]:
-    lines = [f"- **{escape(column.heading)}**: {escape(column.note)}" for column in columns if column.note]
+    by_note: defaultdict[str, list[str]] = defaultdict(list)
+    for column in columns:
+        if column.note and column.table is not None:
+            by_note[column.note].append(f"**{escape(column.heading)}**")
+    lines = [f"- {', '.join(headings)}: {escape(note)}" for note, headings in by_note.items()]
     lines.append(
         f"- “{MISSING}”: could be known and is not; “{NOT_APPLICABLE}”: does not apply, or the row has no result"
     )

@@ -14,10 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from kdbench.report import stats
 from kdbench.report.figures import CellLatency, LatencySetting, fewest_threads, undisplaced
+from kdbench.report.outcomes import Answers, Outcomes
 from kdbench.store import newest_profiles, started_at
 from kdbench.types import (
     DatasetSpec,
+    EvaluationRecord,
     Latency,
     MethodSpec,
     ModelChoice,
@@ -30,6 +35,9 @@ from kdbench.types import (
 
 RowRole = Literal["teacher", "baseline", "student"]
 BASELINE_METHOD = "ce"
+
+USUAL_PROTOCOL = "usual"
+"""How tables call the protocol of a data set that was asked for without one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Row:
         rank: 1 is the best mean accuracy among the small models of the data set; None for teachers and for
             rows without a result.
         profiles: measured apart from the runs: of its trained models, or of untrained ones that cost the same.
+        outcomes: where its runs' answers and evaluations are looked up; None where there are records alone.
     """
 
     records: tuple[RunRecord, ...]
@@ -55,6 +64,7 @@ class Row:
     teacher_names: tuple[str, ...] = ()
     rank: int | None = None
     profiles: tuple[ProfileRecord, ...] = ()
+    outcomes: Outcomes | None = None
 
     @property
     def spec(self) -> RunSpec:
@@ -137,6 +147,69 @@ class Row:
             for record in self.records
             if record.test_metrics is not None and record.test_metrics.recall and _accuracy(record) is not None
         )
+
+    @cached_property
+    def recalls(self) -> dict[str, float]:
+        """Mean over the seeds of the recall of each class that occurs in the test images, fractions."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for record in self.records:
+            if record.test_metrics is not None and _accuracy(record) is not None:
+                for label, value in record.test_metrics.recall.items():
+                    found[label].append(value)
+        return {label: statistics.fmean(values) for label, values in found.items()}
+
+    @cached_property
+    def answers(self) -> dict[int, Answers]:
+        """By seed, what was answered on the test images; empty unless every run with a result has its answers, and
+        all of them are on the same images: else a mean over them is not one over the seeds of the row.
+        """
+        if self.outcomes is None:
+            return {}
+        found: dict[int, Answers] = {}
+        for record in self.records:
+            if _accuracy(record) is not None:
+                answers = self.outcomes.answers(record)
+                if answers is None:
+                    return {}
+                found[record.spec.seed] = answers
+        images = [answers.images for answers in found.values()]
+        alike = all(other is images[0] or other.ids == images[0].ids for other in images)
+        return found if alike else {}
+
+    @cached_property
+    def interval(self) -> stats.Ends | None:
+        """95 % of the mean accuracy, if other test images had been drawn; fractions, None without the answers."""
+        if not self.answers:
+            return None
+        images = next(iter(self.answers.values())).images
+        right = np.stack([answers.right for answers in self.answers.values()])
+        return stats.clustered(stats.Grouped.of(right, images.groups))
+
+    @cached_property
+    def independent(self) -> int | None:
+        """Groups of test images that do not depend on each other; None if neither answers nor data card tell."""
+        if self.answers:
+            return len(next(iter(self.answers.values())).images.group_names)
+        told = (record.data.independent.get("test") for record in self.records if record.data is not None)
+        return next((count for count in told if count is not None), None)
+
+    @cached_property
+    def ece(self) -> float | None:
+        """Mean over the seeds of the expected calibration error, a fraction; None without the answers."""
+        return _mean(answers.ece for answers in self.answers.values())
+
+    @cached_property
+    def brier(self) -> float | None:
+        """Mean over the seeds of the Brier score, in [0, 2]; None without the answers."""
+        return _mean(answers.brier for answers in self.answers.values())
+
+    @cached_property
+    def evaluations(self) -> dict[int, tuple[EvaluationRecord, ...]]:
+        """By seed, how its runs with a result did on other and on corrupted images."""
+        if self.outcomes is None:
+            return {}
+        with_result = [record for record in self.records if _accuracy(record) is not None]
+        return {record.spec.seed: self.outcomes.evaluations(record) for record in with_result}
 
     @cached_property
     def train_seconds(self) -> float | None:
@@ -232,7 +305,9 @@ class Row:
         ]
 
 
-def build_rows(records: Sequence[RunRecord], profiles: Iterable[ProfileRecord] = ()) -> list[Row]:
+def build_rows(
+    records: Sequence[RunRecord], profiles: Iterable[ProfileRecord] = (), outcomes: Outcomes | None = None
+) -> list[Row]:
     """One row for each cell: data sets by name, within each the best accuracy first and rows without a result last.
 
     Neither the order of the records nor that of the profiles matters. Where a run_id occurs twice, the run that
@@ -243,6 +318,7 @@ def build_rows(records: Sequence[RunRecord], profiles: Iterable[ProfileRecord] =
         profiles: measured apart from the runs. That of a trained network joins the row of its run; that of an
             untrained one joins every row of its architecture that has the same image size, classes, parameters and
             multiply-adds. A method may deploy layers of its own, and then the counts tell that it does not fit.
+        outcomes: where the answers of the runs are looked up; without it no figure that needs them is there.
     """
     records = newest(records)
     joined = _Joined(newest_profiles(profiles))
@@ -272,7 +348,7 @@ def build_rows(records: Sequence[RunRecord], profiles: Iterable[ProfileRecord] =
         spec = cell[0].spec
         alone = baselines.get(_trained_alike(spec), []) if _role(spec) == "student" else []
         taught_by = [by_run[run_id] for run_id in map(teacher_id, spec.teachers) if run_id in by_run]
-        row = Row(tuple(cell), tuple(alone), tuple(taught_by), profiles=joined.of(cell))
+        row = Row(tuple(cell), tuple(alone), tuple(taught_by), profiles=joined.of(cell), outcomes=outcomes)
         by_dataset[dataset_key(spec.dataset)].append(row)
     return [row for key in sorted(by_dataset) for row in _ranked(_labelled(by_dataset[key]))]
 
@@ -300,19 +376,38 @@ def dataset_key(dataset: DatasetSpec) -> str:
 
 
 def dataset_titles(datasets: Sequence[DatasetSpec]) -> list[str]:
-    """Name and image size, and whatever else is needed to tell two of one name and size apart."""
+    """Name and image size, and whatever else is needed to tell two of one name and size apart.
+
+    Of a protocol that says what tells it apart, and of data sets that differ in more than their content, no more is
+    said than that.
+    """
     titles = []
     for dataset in datasets:
         alike = [other for other in datasets if (other.name, other.image_size) == (dataset.name, dataset.image_size)]
-        facts = [{**other.model_dump(exclude={"options"}), **other.options} for other in alike]
+        facts = [_facts(other, alike) for other in alike]
+        keys = [key for key in differing(facts) if key != "content"]
+        if len({tuple(str(other.get(key)) for key in keys) for other in facts}) < len(set(alike)):
+            keys.append("content")
         own = facts[alike.index(dataset)]
         said = [
             option_text(key, "+".join(own[key]) if isinstance(own[key], tuple) else own[key])
-            for key in differing(facts)
+            for key in keys
             if key in own
         ]
         titles.append(", ".join([dataset.name, f"{dataset.image_size} px", *said]))
     return titles
+
+
+def _facts(dataset: DatasetSpec, alike: Sequence[DatasetSpec]) -> dict[str, Any]:
+    """What may tell a data set from others of its name and size, flat; without what its protocol has but one of."""
+    facts = {**dataset.model_dump(exclude={"options"}), **dataset.options}
+    siblings = [other for other in alike if other.protocol == dataset.protocol]
+    for key in ("protocol_version", "fold", "held_out"):
+        if facts[key] == type(dataset).model_fields[key].default and len({getattr(s, key) for s in siblings}) == 1:
+            del facts[key]
+    if not dataset.protocol:
+        facts["protocol"] = USUAL_PROTOCOL
+    return facts
 
 
 def latency_settings(rows: Iterable[Row]) -> list[LatencySetting]:

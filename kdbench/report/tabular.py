@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kdbench.report.column import Column, columns_for
 from kdbench.report.figures import LatencySetting, images_per_s
 from kdbench.report.networks import Network, networks
+from kdbench.report.outcomes import Outcomes
 from kdbench.report.rows import Row, build_rows
 from kdbench.store import newest_profiles, setting_text
 from kdbench.types import Latency, ProfileRecord, RunRecord
@@ -27,21 +28,27 @@ COSTS_SCHEMA_VERSION = 1
 """Of the costs as JSON: raised when a key changes its meaning or goes away."""
 
 
-def to_frame(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = ()) -> pd.DataFrame:
+def to_frame(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+) -> pd.DataFrame:
     """One row for each cell; what is not known is NA. Columns are typed even where figures are missing."""
-    rows = build_rows(records, profiles)
+    rows = build_rows(records, profiles, outcomes)
     columns = columns_for(rows)
     return _typed_frame([_plain(row, columns) for row in rows])
 
 
-def to_csv(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = ()) -> str:
+def to_csv(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+) -> str:
     """The frame as CSV; an empty field is a missing figure."""
-    return str(to_frame(records, profiles).to_csv(index=False, lineterminator="\n"))
+    return str(to_frame(records, profiles, outcomes).to_csv(index=False, lineterminator="\n"))
 
 
-def to_json(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = ()) -> dict[str, Any]:
+def to_json(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+) -> dict[str, Any]:
     """``{schema_version, columns, rows}``, plain values throughout; null is a missing figure."""
-    rows = build_rows(records, profiles)
+    rows = build_rows(records, profiles, outcomes)
     columns = columns_for(rows)
     return {
         "schema_version": REPORT_SCHEMA_VERSION,

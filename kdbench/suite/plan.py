@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.config import StudentEntry, Suite, TeacherEntry, parse_suite, read_suite
+from kdbench.data.corruption import CORRUPTIONS
 from kdbench.data.dataset import dataset_names
 from kdbench.data.declared import declare
 from kdbench.data.protocol import protocol_of
@@ -46,6 +47,10 @@ class RegistryNames:
 
     def method(self, method: MethodSpec) -> dict[str, Scalar]:
         return resolve_options(method)
+
+    def corruption(self, name: str) -> None:
+        if name != "all":
+            CORRUPTIONS.get(name)
 
 
 @dataclass(frozen=True)
@@ -114,16 +119,23 @@ def make_plan(
     if any(problems):
         raise ConfigError(list(dict.fromkeys(filter(None, problems))), suite.name)
     if only is not None:
-        pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
         chosen: dict[RunSpec, None] = {}
-        for run in runs:
-            if fnmatch.fnmatchcase(run.title, pattern):
-                _add(chosen, run)
-        if not chosen:
-            titles = [run.title for run in runs]
-            raise ConfigError([f"--only '{only}' matches none of {len(titles)} runs; a title is like '{titles[-1]}'"])
+        for run in matching(list(runs), only):
+            _add(chosen, run)
         runs = {run: None for run in runs if run in chosen}
     return Plan(suite, tuple(runs))
+
+
+def matching(runs: Sequence[RunSpec], only: str) -> list[RunSpec]:
+    """The runs whose titles hold a text, or match a pattern with ``*``, ``?`` or ``[``.
+
+    Raises: ConfigError if there is none.
+    """
+    pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
+    chosen = [run for run in runs if fnmatch.fnmatchcase(run.title, pattern)]
+    if not chosen:
+        raise ConfigError([f"--only '{only}' matches none of {len(runs)} runs; a title is like '{runs[-1].title}'"])
+    return chosen
 
 
 def _add(runs: dict[RunSpec, None], run: RunSpec) -> None:

@@ -26,7 +26,7 @@ from kdbench.model import build, normalisation
 from kdbench.paths import without_folders
 from kdbench.profiling.profile import profile_model
 from kdbench.seeding import derive
-from kdbench.store import Store, write_atomic
+from kdbench.store import Store, images_key, write_atomic
 from kdbench.types import (
     Failure,
     ProfileSpec,
@@ -35,7 +35,6 @@ from kdbench.types import (
     RunSpec,
     SplitName,
     Status,
-    content_id,
 )
 
 log = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ def _train_and_measure(
     metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
     final = trained.model.to("cpu")
     write_atomic(store.weights_path(spec.run_id), save(_storable(final)))
-    store.write_items(content_id(spec.dataset.model_dump(mode="json")), data.items("test"))
+    store.write_items(images_key(spec.dataset), data.items("test"))
     store.write_predictions(spec.run_id, sides["test"])
     cost = profile_model(final, spec.dataset.image_size, profile)
     modes = {teacher.mode for teacher in teachers}

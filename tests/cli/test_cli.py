@@ -45,7 +45,7 @@ def verbs():
 
 
 def test_the_verbs_are_there():
-    assert {("run",), ("report",), ("profile",), ("list", "models"), ("data", "show")} <= set(verbs())
+    assert {("run",), ("evaluate",), ("report",), ("profile",), ("list", "models"), ("data", "show")} <= set(verbs())
 
 
 @pytest.mark.parametrize("words", verbs(), ids=lambda words: " ".join(words) or "kdbench")
@@ -76,6 +76,7 @@ def test_wrong_usage(kdbench, words):
         ("methods", ["ce", "kd", "temperature=4.0, alpha=0.9", "arXiv:1503.02531"]),
         ("datasets", ["synthetic", "pbc", "mixed", "CC BY 4.0"]),
         ("suites", ["quickstart"]),
+        ("corruptions", ["stain_shift", "25, 18, 15, 10, 7", "0.0125, 0.0188", "arXiv:1903.12261"]),
         ("runtimes", ["eager", "onnxruntime", "fp32, bf16", "cpu: yes"]),
     ],
 )

@@ -5,22 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from record_factory import environment, latency, profile, record, spec, study, teacher
+from record_factory import (
+    CLASSES,
+    answered,
+    corrupted,
+    environment,
+    evaluation,
+    latency,
+    profile,
+    record,
+    spec,
+    study,
+    tables,
+    teacher,
+)
 
 import kdbench.report.columns
-from kdbench.report import render, to_frame, to_json
+from kdbench.report import Outcomes, render, to_frame, to_json
 from kdbench.report.column import (
     COLUMNS,
     MISSING,
     NOT_APPLICABLE,
     Column,
     columns_for,
+    named_apart,
     percent,
     points,
     scaled,
     spread_percent,
 )
 from kdbench.report.rows import build_rows
+from kdbench.store import Store
+from kdbench.types import DatasetSpec, Metrics, RunRecord
 
 
 def show(key: str, *records: object) -> list[str]:
@@ -117,6 +133,133 @@ def test_runtimes_are_not_mixed() -> None:
     columns = columns_for(build_rows([record(spec(), profile=timed)]))
     titles = [column.title for column in columns if column.key.startswith("latency")]
     assert titles == ["latency eager", "latency onnxruntime"]
+
+
+# ---------------------------------------------------------------- from answers and evaluations
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def two_seeds(store: Store) -> list[RunRecord]:
+    """40 images in groups of two, 36 and 38 of them right."""
+    groups = [str(number // 2) for number in range(40)]
+    return [
+        answered(store, spec(seed=seed), [True] * (40 - wrong) + [False] * wrong, groups)
+        for seed, wrong in enumerate((4, 2))
+    ]
+
+
+def shown(store: Store, records: list[RunRecord]) -> dict[str, str]:
+    """What the first row shows, by the column's key."""
+    rows = build_rows(records, outcomes=Outcomes.below(store.root))
+    return {column.key: column.show(rows[0]) for column in columns_for(rows)}
+
+
+def test_interval_and_calibration_come_from_the_answers(store: Store) -> None:
+    records = two_seeds(store)
+    row = build_rows(records, outcomes=Outcomes.below(store.root))[0]
+    low, high = row.interval or (0.0, 0.0)
+    cells = shown(store, records)
+    assert cells["interval_width"] == f"{100 * low:.1f} to {100 * high:.1f}"
+    assert cells["independent"] == "20"
+    # confidence is 0.881 throughout, accuracy 0.90 and 0.95
+    assert cells["ece"] == "4.4"
+    wrong, right = 2 * 0.8808**2, 2 * 0.1192**2
+    assert cells["brier"] == f"{0.075 * wrong + 0.925 * right:.3f}"
+    frame = to_frame(records, outcomes=Outcomes.below(store.root))
+    assert frame["accuracy_interval_low"][0] == low
+    assert frame["accuracy_interval_high"][0] == high
+    assert frame["interval_width"][0] == pytest.approx(high - low)
+    assert frame["independent"][0] == 20
+
+
+def test_without_answers_they_are_missing() -> None:
+    for key in ("interval_width", "ece", "brier", "independent"):
+        assert show(key, record(spec())) == [MISSING]
+        assert show(key, record(spec(), status="failed")) == [NOT_APPLICABLE]
+
+
+def test_recall_has_a_column_for_each_class() -> None:
+    metrics = Metrics(accuracy=0.9, macro_f1=0.9, loss=0.1, recall={"B cell": 0.5, "b-cell": 1.0}, count=10)
+    records = [record(spec(seed=0), test_metrics=metrics), record(spec(seed=1))]
+    rows = build_rows(records)
+    columns = {column.key: column for column in columns_for(rows) if column.key.startswith("recall")}
+    assert {key: column.show(rows[0]) for key, column in columns.items()} == {
+        "recall_b_cell": "50.0", "recall_b_cell_2": "100.0", "recall_eosinophil": "90.0", "recall_lymphocyte": "90.0"
+    }  # fmt: skip
+    many = metrics.model_copy(update={"recall": {f"class {number}": 0.5 for number in range(20)}})
+    page = render([record(spec(), test_metrics=many)])
+    assert "Recall by class" not in page
+    assert to_frame([record(spec(), test_metrics=many)])["recall_class_19"][0] == 0.5
+
+
+def further(store: Store, of: RunRecord, name: str, accuracy: float) -> None:
+    metrics = Metrics(accuracy=accuracy, macro_f1=accuracy, loss=1.0, recall={CLASSES[0]: accuracy}, count=100)
+    store.write_evaluation(evaluation(of.spec, on=DatasetSpec(name=name), side="all", metrics=metrics))
+
+
+def test_further_data_sets_have_two_columns_each(store: Store) -> None:
+    records = two_seeds(store)
+    for one, accuracy in zip(records, (0.6, 0.7), strict=True):
+        further(store, one, "jtsc", accuracy)
+    further(store, records[0], "cellavision", 0.8)
+    cells = shown(store, records)
+    assert (cells["accuracy_on_jtsc_64_px"], cells["drop_on_jtsc_64_px"]) == ("65.0", "-27.5")
+    assert (cells["accuracy_on_cellavision_64_px"], cells["drop_on_cellavision_64_px"]) == ("80.0", "-10.0")
+    alone = answered(store, spec("other"), [True] * 40, [str(number // 2) for number in range(40)])
+    rows = build_rows([*records, alone], outcomes=Outcomes.below(store.root))
+    (column,) = [column for column in columns_for(rows) if column.key == "drop_on_jtsc_64_px"]
+    assert {row.model: column.show(row) for row in rows}["other"] == MISSING
+
+
+def test_corruptions_have_a_column_each_and_two_over_all(store: Store) -> None:
+    records = two_seeds(store)
+    for one, less in zip(records, (0.0, 0.1), strict=True):
+        figures = [(name, level, start - 0.1 * level - less)
+                   for name, start in (("gaussian_blur", 0.9), ("jpeg", 0.8)) for level in (1, 3, 5)]  # fmt: skip
+        store.write_evaluation(evaluation(one.spec, corrupted=corrupted(figures)))
+    cells = shown(store, records)
+    assert (cells["robust_gaussian_blur"], cells["robust_jpeg"], cells["robust"]) == ("55.0", "45.0", "50.0")
+    assert cells["corruption_drop"] == f"{50 * (0.55 / 0.9 - 1 + 0.45 / 0.95 - 1):.1f}"
+    # one level of one corruption alone compares with nothing
+    part = answered(store, spec("part"), [True] * 40, [str(number // 2) for number in range(40)])
+    store.write_evaluation(evaluation(part.spec, corrupted=corrupted([("jpeg", 1, 0.9)])))
+    rows = build_rows([*records, part], outcomes=Outcomes.below(store.root))
+    columns = [column for column in columns_for(rows) if column.key.startswith(("robust", "corruption"))]
+    (row,) = [row for row in rows if row.model == "part"]
+    assert [column.show(row) for column in columns] == [MISSING] * 4
+
+
+def test_a_further_table_for_each_kind_of_figure(store: Store) -> None:
+    records = two_seeds(store)
+    further(store, records[0], "jtsc", 0.6)
+    store.write_evaluation(evaluation(records[0].spec, corrupted=corrupted([("jpeg", 1, 0.9)])))
+    page = render([*records, record(spec("broken"), status="failed")], "md", outcomes=Outcomes.below(store.root))
+    titles = [line for line in page.splitlines() if line.startswith("### ")]
+    assert titles == [
+        "### Recall by class", "### Calibration", "### Other data sets", "### Corrupted images",
+        "### Data and training",
+    ]  # fmt: skip
+    leaderboard, recall, calibration, other, robust, _ = tables(page)
+    own = {heading for table in (recall, calibration, other, robust) for heading in table[0][5:]}
+    assert not own & set(leaderboard[0])
+    assert "95 % interval (%)" in leaderboard[0]
+    assert "independent" not in str(leaderboard[0])
+    assert len(leaderboard) == 4
+    assert len(recall) == 3  # the failed row stands in the leaderboard alone
+    assert other[0][5:] == ["on jtsc, 64 px (%)", "on jtsc, 64 px, against its own test images (points)"]
+    assert page.count("test images of that class that are recognised as it") == 1
+    alone = render([record(spec())])
+    assert [line for line in alone.splitlines() if line.startswith("### ")] == titles[:1] + titles[-1:]
+
+
+def test_names_become_distinct_keys() -> None:
+    assert named_apart(["a b", "A-B", "a_b_2", "é!", "!"]) == {
+        "a b": "a_b", "A-B": "a_b_2", "a_b_2": "a_b_2_2", "é!": "é", "!": "x"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

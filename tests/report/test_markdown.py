@@ -97,7 +97,10 @@ def test_honest_about_seeds(seeds: int, line: str) -> None:
 def test_what_is_missing_is_said() -> None:
     distilled = record(spec(method="kd", teachers=[teacher()]), profile=None)
     page = render_markdown([distilled])
-    assert "Missing in every row: gain (points), params, MACs, weights, latency (ms), teacher's accuracy (%)." in page
+    assert (
+        "Missing in every row: 95 % interval (%), gain (points), params, MACs, weights, latency (ms), "
+        "teacher's accuracy (%)."
+    ) in page
     assert tables(page)[1][2] == [
         "mobilenetv3_small_050", "missing", "kd", "resnet50", "missing", "missing", "–"
     ]  # fmt: skip

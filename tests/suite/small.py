@@ -26,7 +26,7 @@ class Notes:
     """A listener that writes down what it is told."""
 
     def __init__(self):
-        self.plan, self.began, self.ended, self.notes = None, [], [], []
+        self.plan, self.began, self.ended, self.notes, self.tried = None, [], [], [], []
 
     def planned(self, pending, skipped):
         self.plan = (pending, skipped)
@@ -36,6 +36,9 @@ class Notes:
 
     def finished(self, record):
         self.ended.append(record.status)
+
+    def evaluated(self, evaluation):
+        self.tried.append(evaluation)
 
     def noted(self, text):
         self.notes.append(text)

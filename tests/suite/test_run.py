@@ -24,7 +24,7 @@ from kdbench.profiling.profile import profile_model
 from kdbench.store import Store
 from kdbench.suite import run as run_module
 from kdbench.suite.run import load_trained
-from kdbench.types import DatasetSpec, ModelChoice, content_id
+from kdbench.types import DatasetSpec, ModelChoice
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_weights_and_predictions_are_those_of_the_metrics(finished, tmp_path, ca
         assert not model.training
         again = predict(model, data, data.splits["test"], Views(None, *normalisation(record.spec.model)))
         np.testing.assert_allclose(again, logits, rtol=1e-3, atol=1e-4)
-        items = store.read_items(content_id(record.spec.dataset.model_dump(mode="json")))
+        items = store.read_items_of(record.spec.dataset)
         assert items == data.items("test")
 
 

@@ -12,9 +12,10 @@ import torch
 from kdbench.data.dataset import Dataset, open_dataset
 from kdbench.environment import has_fast_bf16
 from kdbench.store import Store
+from kdbench.suite.evaluate import Images, evaluate_run
 from kdbench.suite.plan import Plan
 from kdbench.suite.run import run
-from kdbench.types import DatasetSpec, Progress, RunRecord, RunSpec
+from kdbench.types import DatasetSpec, EvaluationRecord, Progress, RunRecord, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Listener(Protocol):
     def planned(self, pending: int, skipped: int) -> None: ...
     def started(self, spec: RunSpec) -> None: ...
     def finished(self, record: RunRecord) -> None: ...
+    def evaluated(self, evaluation: EvaluationRecord) -> None: ...
     def noted(self, text: str) -> None: ...
 
 
@@ -54,6 +56,8 @@ def execute(
 ) -> list[RunRecord]:
     """Execute what is not done yet; a run that fails becomes a failed record and the rest goes on.
 
+    What the suite wants its models tried on besides follows each run, those that were finished before too.
+
     Call it with the store locked. Returns: the records of the whole plan, in its order.
     """
     opened: dict[DatasetSpec, Dataset] = {}
@@ -69,21 +73,47 @@ def execute(
         listener.planned(len(pending), len(plan.runs) - len(pending))
     if any(spec.train.precision == "bf16" for spec in pending) and not (torch.cuda.is_available() or has_fast_bf16()):
         log.warning("this processor emulates bf16, some ten times slower than fp32; set precision: fp32")
-    for spec in pending:
-        if listener:
-            listener.started(spec)
-        record = run(
-            spec,
-            partial(data_of, spec.dataset),
+    to_do = set(pending)
+    images = Images(root, cache, progress)
+    evaluate = plan.suite.evaluate
+    without_weights = 0
+    for spec in plan.runs:
+        if spec in to_do:
+            if listener:
+                listener.started(spec)
+            record = run(
+                spec,
+                partial(data_of, spec.dataset),
+                store,
+                cache,
+                profile=plan.suite.profile,
+                command=command,
+                notice=listener.noted if listener else None,
+                progress=progress,
+            )
+            if listener:
+                listener.finished(record)
+        if not (evaluate.on or evaluate.corruptions):
+            continue
+        known = store.read_record(spec.run_id)
+        if known is None or known.status != "ok":
+            continue
+        if not store.weights_path(spec.run_id).exists():  # a copy of published results: its evaluations come with it
+            without_weights += 1
+            continue
+        evaluate_run(
+            known,
             store,
+            root,
             cache,
-            profile=plan.suite.profile,
+            evaluate,
+            images=images,
             command=command,
-            notice=listener.noted if listener else None,
+            made=listener.evaluated if listener else None,
             progress=progress,
         )
-        if listener:
-            listener.finished(record)
+    if without_weights and listener:
+        listener.noted(f"{without_weights} runs have no weights here: what they were not tried on before stays so")
     records = [store.read_record(spec.run_id) for spec in plan.runs]
     return [record for record in records if record is not None]
 

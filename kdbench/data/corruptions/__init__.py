@@ -1,0 +1,1 @@
+"""One file for each corruption; each registers itself in `kdbench.data.corruption.CORRUPTIONS`."""

@@ -1,0 +1,174 @@
+"""Intervals against closed forms, scipy, independent code and, above all, simulations of what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from kdbench.report.stats import Grouped, clustered, difference, effective_count, wilson
+
+RATES = (0.76, 0.9, 0.95, 0.98, 0.99)
+
+
+def cell(hits: object, sizes: object) -> Grouped:
+    """Of one seed."""
+    return Grouped(np.atleast_2d(np.array(hits, dtype=float)), np.array(sizes))
+
+
+def drawn(groups: int, size: int, rate: float, correlation: float, repeats: int) -> np.ndarray:
+    """Right answers (repeats, groups): beta-binomial, so that two answers of one group correlate so much."""
+    draw = np.random.default_rng(2027)
+    chance = np.full((repeats, groups), rate)
+    if correlation:
+        strength = (1 - correlation) / correlation
+        chance = draw.beta(rate * strength, (1 - rate) * strength, (repeats, groups))
+    return draw.binomial(size, chance).astype(float)
+
+
+def coverage(groups: int, size: int, rate: float, correlation: float, repeats: int) -> float:
+    sizes = np.full(groups, size)
+    ends = [clustered(cell(hits, sizes)) for hits in drawn(groups, size, rate, correlation, repeats)]
+    return sum(low <= rate <= high for low, high in ends) / repeats
+
+
+# ---------------------------------------------------------------- Wilson
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (3, 7), (71, 71), (0, 71), (2484, 2487), (1, 2000)])
+def test_wilson_is_scipys(hits: int, count: int) -> None:
+    theirs = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert wilson(hits / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_all_right_reaches_one_and_all_wrong_zero_exactly() -> None:
+    assert wilson(1.0, 71)[1] == 1.0
+    assert wilson(0.0, 71)[0] == 0.0
+    assert wilson(1.0, 71)[0] == pytest.approx(0.949, abs=5e-4)  # 71 of 71 says no more than that
+
+
+@pytest.mark.parametrize(("rate", "count"), [(1.1, 5), (-0.1, 5), (0.5, 0), (float("nan"), 5), (0.5, float("nan"))])
+def test_wilson_refuses_what_is_no_share(rate: float, count: float) -> None:
+    with pytest.raises(ValueError, match="a share"):
+        wilson(rate, count)
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_answers_image_by_image_are_counted_by_group() -> None:
+    right = np.array([[1, 0, 1, 1, 0], [1, 1, 1, 0, 0]], dtype=bool)
+    grouped = Grouped.of(right, np.array([3, 0, 3, 0, 3]))
+    assert grouped.sizes.tolist() == [2, 3]
+    assert grouped.hits.tolist() == [[1, 2], [1, 2]]
+    assert (grouped.count, grouped.rate) == (5, 0.6)
+    assert grouped.seed_variance == 0.0
+
+
+def test_without_copies_it_is_wilsons_interval() -> None:
+    low, high = clustered(cell([1] * 1800 + [0] * 200, [1] * 2000))
+    theirs = binomtest(1800, 2000).proportion_ci(0.95, method="wilson")
+    # n - 1 in the variance, and Student's t for 1,999 degrees of freedom
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=2e-5)
+
+
+def test_copies_that_stand_and_fall_together_count_once() -> None:
+    once, copied = cell([1] * 60 + [0] * 11, [1] * 71), cell([35] * 60 + [0] * 11, [35] * 71)
+    assert copied.group_variance == pytest.approx(once.group_variance)
+    assert effective_count(copied, copied.group_variance) < 71
+    low, high = clustered(copied)
+    assert low < clustered(once)[0]  # 11 groups with errors tell less of a variance than 71 images
+    assert high > clustered(once)[1]
+
+
+@pytest.mark.parametrize(("hits", "ends"), [(35, (0.9469, 1.0)), (0, (0.0, 0.0531))])
+def test_all_alike_is_no_interval_of_width_zero(hits: int, ends: tuple[float, float]) -> None:
+    assert clustered(cell([hits] * 71, [35] * 71)) == pytest.approx(ends, abs=1e-4)
+
+
+def test_large_groups_count_for_more_where_all_is_right() -> None:
+    alike = clustered(cell([10] * 10, [10] * 10))
+    unlike = clustered(cell([91] + [1] * 9, [91] + [1] * 9))
+    assert unlike[0] < alike[0]
+
+
+def test_one_group_is_one_image() -> None:
+    assert clustered(cell([35], [35])) == wilson(1.0, 1)
+    assert clustered(cell([7], [10])) == wilson(0.7, 1)
+
+
+def test_seeds_are_averaged_and_their_spread_is_in_it_only_if_asked() -> None:
+    sizes = np.full(100, 5)
+    draw = np.random.default_rng(3)
+    hits = np.stack([draw.binomial(5, rate, 100) for rate in (0.8, 0.85, 0.9)]).astype(float)
+    grouped = Grouped(hits, sizes)
+    assert grouped.rate == pytest.approx(hits.sum() / 1500)
+    assert grouped.seed_variance == pytest.approx((hits.sum(axis=1) / 500).std(ddof=1) ** 2 / 3)
+    without, with_seeds = clustered(grouped), clustered(grouped, seeds=True)
+    assert with_seeds[0] < without[0]
+    assert with_seeds[1] > without[1]
+    assert clustered(Grouped(hits[:1], sizes)) == clustered(Grouped(hits[:1], sizes), seeds=True)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("rate", RATES)
+def test_71_groups_of_35_are_covered_as_promised(rate: float, correlation: float) -> None:
+    # 93.1 to 97.0 % in the long run; the chance of 2,500 repeats comes on top, and more of it where one group decides
+    assert coverage(71, 35, rate, correlation, repeats=2500) == pytest.approx(0.95, abs=0.02 if rate < 0.97 else 0.035)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_2000_independent_images_are_covered_as_promised(rate: float) -> None:
+    assert coverage(2000, 1, rate, 0.0, repeats=1500) == pytest.approx(0.95, abs=0.02)
+
+
+def test_counting_images_would_not_hold_the_promise() -> None:
+    hits = drawn(71, 35, 0.9, 0.9, 1000).sum(axis=1)
+    ends = [wilson(each / 2485, 2485) for each in hits]
+    assert sum(low <= 0.9 <= high for low, high in ends) / 1000 < 0.35
+
+
+def test_far_from_the_extremes_it_agrees_with_a_bootstrap_of_the_groups() -> None:
+    hits, sizes = drawn(200, 12, 0.7, 0.3, 1)[0], np.full(200, 12)
+    draw = np.random.default_rng(5)
+    means = [hits[places].sum() / 2400 for places in draw.integers(0, 200, (4000, 200))]
+    assert clustered(cell(hits, sizes)) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.004)
+
+
+# ---------------------------------------------------------------- differences
+
+
+def test_a_difference_without_copies_is_newcombes() -> None:
+    one, other = cell([1] * 560 + [0] * 140, [1] * 700), cell([1] * 480 + [0] * 320, [1] * 800)
+    first, second = (binomtest(*counts).proportion_ci(0.95, method="wilson") for counts in ((560, 700), (480, 800)))
+    low = 0.2 - ((0.8 - first.low) ** 2 + (second.high - 0.6) ** 2) ** 0.5
+    high = 0.2 + ((first.high - 0.8) ** 2 + (0.6 - second.low) ** 2) ** 0.5
+    # n - 1 in the variances, and Student's t for some 700 degrees of freedom
+    assert difference(one, other) == pytest.approx((low, high), abs=2e-4)
+    assert difference(one, other) == pytest.approx(tuple(-end for end in reversed(difference(other, one))))
+
+
+def test_a_difference_stays_within_its_range() -> None:
+    nothing, everything = cell([0, 0], [1, 1]), cell([1, 1], [1, 1])
+    low, high = difference(everything, nothing)
+    assert (low >= -1, high) == (True, 1.0)
+    low, high = difference(everything, everything)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_differences_are_covered_as_promised(seeds: int) -> None:
+    """Leaky, many originals, nearly all right; clean, few originals: with a spread over the seeds on both sides."""
+    draw = np.random.default_rng(7)
+    right, repeats = 0, 800
+    # the chance of a group is shared by the seeds; the true mean is the beta's, moved by the seed
+    for _ in range(repeats):
+        sides = []
+        for groups, size, mean in ((300, 8, 0.97), (71, 35, 0.85)):
+            moved = mean + draw.normal(0, 0.008, seeds)
+            chance = draw.beta(mean * 2.3, (1 - mean) * 2.3, groups)
+            chances = np.clip(chance[None] + (moved - mean)[:, None] * 4 * chance * (1 - chance) / 0.3, 0, 1)
+            sides.append(Grouped(draw.binomial(size, chances).astype(float), np.full(groups, size)))
+        low, high = difference(*sides)
+        right += low <= 0.97 - 0.85 <= high
+    assert 0.92 < right / repeats < 0.985
