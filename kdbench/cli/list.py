@@ -121,6 +121,26 @@ def corruptions() -> None:
     _show("corruptions", ("name", "what it does", "levels 1 to 5", "strength", "from"), rows)
 
 
+@list_app.command("protocols")
+def protocols() -> None:
+    """Ways to split a data set into training, validation and test.
+
+    Example: kdbench list protocols
+    """
+    from kdbench.data.protocol import PROTOCOLS, usual_protocol
+    from kdbench.data.source import SOURCES
+
+    rows = []
+    for protocol in PROTOCOLS:
+        own = [source.name for source in SOURCES if usual_protocol(source.name) == protocol.name]
+        usual = f"usual for {', '.join(own)}" if own else ""
+        fits = ", ".join(protocol.datasets) or "all"
+        rows.append(
+            (protocol.label, str(protocol.folds), fits, "yes" if protocol.leak else "no", protocol.title, usual)
+        )
+    _show("protocols", ("name", "folds", "data sets", "leaks", "what it does", ""), rows)
+
+
 @list_app.command("suites")
 def suites() -> None:
     """Suites inside the package.

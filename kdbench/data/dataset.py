@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kdbench.data.cache import CachedSource, open_source
 from kdbench.data.mixed import UNIONS
+from kdbench.data.protocol import Protocol, protocol_of, resolved_protocol
 from kdbench.data.source import SOURCES, Listing, Source
 from kdbench.data.splits import Member, merge_groups, split
 from kdbench.errors import ConfigError, DataError, MissingData, SplitLeak, UnknownName
@@ -26,7 +27,7 @@ class Dataset:
         classes: label names; labels are indices into them.
         labels: (N,) int64.
         ids: the name of each image.
-        groups: the name of the group each image belongs to.
+        groups: the name of the group each image belongs to: equal files, copies of one original, one patient.
         splits: ascending indices for each side.
         card: what a record says of the data.
     """
@@ -87,6 +88,7 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
 
     members: list[Member] = []
     keys: list[tuple[str, ...]] = []
+    origins: list[str] = []
     array: list[int] = []
     row: list[int] = []
     for position, part in enumerate(parts):
@@ -94,23 +96,29 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
             if item.id in part.bad:
                 continue
             stratum = f"{part.source.name}/{item.label}"
-            members.append(Member(item.id, item.label, stratum, item.id, item.fold))
-            keys.append((digest, item.group) if item.group else (digest,))
+            origin = part.source.origin(item, digest)
+            members.append(Member(item.id, item.label, stratum, item.id, item.fold, part.source.name))
+            keys.append((digest, *filter(None, (item.group, origin and f"original {origin}"))))
+            origins.append(origin or "")
             array.append(position)
             row.append(index)
     components = merge_groups(keys)
-    members = [
-        Member(member.id, member.label, member.stratum, members[first].id, member.fold)
-        for member, first in zip(members, components, strict=True)
-    ]
-    contents: list[Sequence[str]] = [[part.source.name, part.content] for part in parts]
+    members = [replace(m, group=members[first].id) for m, first in zip(members, components, strict=True)]
+    protocol = protocol_of(spec)
+    arranged = protocol.arrange(members, spec, root)
+    contents: list[object] = [[part.source.name, part.content] for part in parts]
     if classes != tuple(sorted({item.label for part in parts for item in part.items})):
         contents.append(classes)  # the numbers of the classes, where the images do not tell: weights depend on them
+    if any(origins):
+        contents.append(origins)
+    if protocol.from_file:
+        contents.append([member.fold for member in arranged.members])
     resolved = spec.model_copy(
         update={
             "sources": tuple(part.source.name for part in parts) if spec.name in UNIONS else (),
             "options": {**parts[0].source.options, **spec.options} if spec.name in SOURCES else {},
             "content": content_id(contents),
+            **resolved_protocol(spec),
         }
     )
     if spec.content and spec.content != resolved.content:
@@ -118,20 +126,39 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
             f"{spec.name}: the images below the data root changed since this run was planned (content "
             f"{resolved.content}, planned {spec.content}); run the command again"
         )
-    splits = split(members, resolved)
+    taken = [index for index in range(len(members)) if index not in arranged.left_out]
+    sides = split([arranged.members[index] for index in taken], resolved)
+    splits = {side: np.asarray(taken, dtype=np.int64)[indices] for side, indices in sides.items()}
+    groups = tuple(member.group for member in members)
+    _refuse_leaks(protocol, members, splits)
     labels = np.asarray([number[member.label] for member in members], dtype=np.int64)
     return Dataset(
         spec=resolved,
         classes=classes,
         labels=labels,
         ids=tuple(member.id for member in members),
-        groups=tuple(member.group for member in members),
+        groups=groups,
         splits=splits,
-        card=_card(resolved, classes, parts, members, keys, labels, splits),
+        card=_card(resolved, classes, parts, members, keys, labels, splits, protocol, arranged.left_out),
         _arrays=tuple(part.images for part in parts),
         _array=np.asarray(array, dtype=np.int64),
         _row=np.asarray(row, dtype=np.int64),
     )
+
+
+def _refuse_leaks(protocol: Protocol, members: Sequence[Member], splits: Mapping[SplitName, np.ndarray]) -> None:
+    """Raises: SplitLeak if what belongs together is on two sides and the protocol does not say that it leaks."""
+    if protocol.leak:
+        return
+    side: dict[str, SplitName] = {}
+    for name, indices in splits.items():
+        for index in indices:
+            member = members[index]
+            if side.setdefault(member.group, name) != name:
+                raise SplitLeak(
+                    f"protocol '{protocol.name}' puts {member.id} on the {name} side, and what belongs together with "
+                    f"it on the {side[member.group]} side, and does not say that it leaks"
+                )
 
 
 def listings(spec: DatasetSpec, root: Path) -> list[tuple[Source, Listing]]:
@@ -188,6 +215,8 @@ def _card(
     keys: list[tuple[str, ...]],
     labels: np.ndarray,
     splits: dict[SplitName, np.ndarray],
+    protocol: Protocol,
+    not_split: Mapping[int, str],
 ) -> DataCard:
     by_digest: dict[str, list[int]] = defaultdict(list)
     for index, key in enumerate(keys):
@@ -201,6 +230,7 @@ def _card(
     ]
     left_out = [entry for part in parts for entry in part.left_out]
     left_out += [LeftOut(path=name, reason=reason) for part in parts for name, reason in sorted(part.bad.items())]
+    left_out += [LeftOut(path=members[index].id, reason=reason) for index, reason in sorted(not_split.items())]
     counts = {
         side: {classes[label]: int(count) for label, count in sorted(Counter(labels[indices].tolist()).items())}
         for side, indices in splits.items()
@@ -214,4 +244,7 @@ def _card(
         duplicates=sum(len(indices) for indices in repeated),
         left_out=tuple(left_out),
         caveats=tuple(caveats),
+        protocol=protocol.label,
+        leak=protocol.leak,
+        independent={side: len({members[index].group for index in indices}) for side, indices in splits.items()},
     )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from kdbench.data.cache import fit_image
 from kdbench.data.dataset import Dataset
+from kdbench.data.protocol import PROTOCOLS
 from kdbench.data.splits import Member, merge_groups, split
 from kdbench.errors import ConfigError, DataError
 from kdbench.types import DataCard, DatasetSpec, Fit, SplitName, content_id
@@ -97,6 +98,8 @@ def from_arrays(
             splits=counts,
             content_hash=spec.content,
             duplicates=sum(n for n in copies.values() if n > 1),
+            protocol=PROTOCOLS.get("stratified-grouped").label,
+            independent={side: len({members[index].group for index in indices}) for side, indices in sides.items()},
         ),
         _arrays=(images,),
         _array=np.zeros(len(images), dtype=np.int64),

@@ -123,6 +123,8 @@ class Source(ABC):
     """Why it cannot be downloaded without a person; empty: it can."""
     steps: ClassVar[tuple[str, ...]] = ()
     """What a person does instead; ``{folder}`` stands for the source's folder."""
+    protocol: ClassVar[str] = "stratified-grouped"
+    """How it is split where nothing is said."""
     version: ClassVar[int] = 1
     """Of a generated source: raised when it would draw other pixels."""
     options: ClassVar[Mapping[str, Scalar]] = {}
@@ -148,6 +150,14 @@ class Source(ABC):
         if item.path is None:
             raise BadImage(f"{item.id}: has no file")
         return hashlib.sha256(item.path.read_bytes()).hexdigest()
+
+    def origin(self, item: Item, digest: str) -> str | None:
+        """The original an image was made from, where the source knows; images of one original belong together.
+
+        Args:
+            digest: SHA-256 of its file.
+        """
+        return None
 
     def measure(self, item: Item) -> tuple[int, int, str]:
         """Width and height in pixels and PIL's mode of an image as it is stored. Raises: BadImage, OSError."""

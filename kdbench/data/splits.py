@@ -26,6 +26,7 @@ class Member:
     stratum: str
     group: str
     fold: SplitName | None = None
+    source: str = ""
 
 
 def merge_groups(keys: Sequence[Sequence[Hashable]]) -> list[int]:

@@ -11,6 +11,7 @@ from kdbench.config import StudentEntry, Suite, TeacherEntry, parse_suite, read_
 from kdbench.data.corruption import CORRUPTIONS
 from kdbench.data.dataset import dataset_names
 from kdbench.data.declared import declare
+from kdbench.data.protocol import protocol_of
 from kdbench.data.source import SOURCES
 from kdbench.errors import ConfigError, UnknownName
 from kdbench.method import METHODS, resolve_options
@@ -42,6 +43,7 @@ class RegistryNames:
             SOURCES.get(source)
         if spec.name in SOURCES:
             SOURCES.get(spec.name).check_options(spec.options)
+        protocol_of(spec)
 
     def method(self, method: MethodSpec) -> dict[str, Scalar]:
         return resolve_options(method)

@@ -236,4 +236,6 @@ def test_one_image_on_both_given_sides_is_a_leak(root: Path, cache: Path) -> Non
     for part in ("TRAIN", "TEST"):
         save(root / "bccd" / "images" / part / "MONOCYTE" / "same.jpeg", 99)
     with pytest.raises(SplitLeak, match=r"TEST/MONOCYTE/same.jpeg and .*TRAIN/MONOCYTE/same.jpeg belong together"):
-        opened(root, cache, name="bccd")
+        opened(root, cache, name="bccd", protocol="stratified-grouped")
+    (dropped,) = (entry for entry in opened(root, cache, name="bccd").card.left_out if "same.jpeg" in entry.path)
+    assert dropped.path == "bccd/images/TRAIN/MONOCYTE/same.jpeg"

@@ -417,6 +417,13 @@ def test_ids_of_committed_records_hold(run_id, title):
 
 LATER = {
     ModelChoice: {"weights": "ab" * 32},
+    DatasetSpec: {
+        "protocol": "grouped",
+        "protocol_version": 2,
+        "fold": 1,
+        "held_out": "pbc",
+        "stain": "reinhard",
+    },
     ViewSpec: {"mixup": 0.2, "cutmix": 1.0, "mixed_share": 0.5},
     TrainSpec: {
         "threads": "auto",
@@ -437,8 +444,8 @@ def base(**changes):
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, fields in LATER.items() for name in fields])
 def test_later_fields_count_where_they_are_set(kind, name):
-    key = {ViewSpec: "views", TrainSpec: "train", ModelChoice: "model", RunSpec: name}[kind]
-    named = {"name": "resnet8_w16"} if kind is ModelChoice else {}
+    key = {ViewSpec: "views", TrainSpec: "train", ModelChoice: "model", DatasetSpec: "dataset", RunSpec: name}[kind]
+    named = {ModelChoice: {"name": "resnet8_w16"}, DatasetSpec: {"name": "synthetic"}}.get(kind, {})
 
     def with_value(value):
         given = value if kind is RunSpec else {**named, name: value}

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kdbench.data.layouts import given_parts
-from kdbench.data.source import SOURCES, Download, Listing, Move, Source
+from kdbench.data.origins import DIGITS, bccd_originals, bccd_place
+from kdbench.data.source import SOURCES, Download, Item, Listing, Move, Source
 from kdbench.types import Scalar, SplitName
 
 LABELS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -22,11 +23,11 @@ class BCCD(Source):
     licence = "MIT (of BCCD_Dataset)"
     citation = "Shenggan, BCCD Dataset, 2017; P. Mooney, Blood Cell Images, 2018"
     labels = LABELS
+    protocol = "official"
     layout = "bccd/images/{TRAIN,TEST}/{EOSINOPHIL,LYMPHOCYTE,MONOCYTE,NEUTROPHIL}/*.jpeg"
     caveats = (
-        "bccd: the 2,487 test images are augmented copies of 71 originals: intervals that count images are too narrow",
-        "bccd: validation images are cut from TRAIN and share originals with it, so validation accuracy is too high "
-        "(it selects the epoch, no more); TRAIN and TEST share no original",
+        "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 36 pairs of originals "
+        "show the same cells, 6 of them across TRAIN and TEST. What counts is how many places of a smear were tested",
     )
     counts = MappingProxyType({"eosinophil": 3120, "lymphocyte": 3103, "monocyte": 3098, "neutrophil": 3123})
     manual = "Kaggle wants a login"
@@ -36,6 +37,11 @@ class BCCD(Source):
         "move its folder images, which holds TRAIN and TEST, to {folder}/images",
     )
     downloads = (Download(None, "bccd.zip", "zip", moves=(Move("images", "images"),)),)
+
+    def origin(self, item: Item, digest: str) -> str | None:
+        """The place of the smear that its original shows; None for a file the published set does not have."""
+        original = bccd_originals().get(digest[:DIGITS])
+        return None if original is None else bccd_place(original)
 
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         folder = root / "bccd" / "images"

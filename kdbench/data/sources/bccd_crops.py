@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from kdbench.data.labels import LEUKOCYTES
 from kdbench.data.layouts import class_folders
-from kdbench.data.source import SOURCES, Download, Listing, Move, Source
+from kdbench.data.origins import bccd_place
+from kdbench.data.source import SOURCES, Download, Item, Listing, Move, Source
 from kdbench.types import Scalar
 
 
@@ -37,6 +39,11 @@ class BCCDCrops(Source):
             moves=(Move("BCCD_cropped", "BCCD_cropped"),),
         ),
     )
+
+    def origin(self, item: Item, digest: str) -> str | None:
+        """The place of the smear that its original shows; the original's number stands in the file's name."""
+        found = re.match(r"BloodImage_(\d{5})", PurePosixPath(item.id).name)
+        return bccd_place(int(found[1])) if found else None
 
     def scan(self, root: Path, options: Mapping[str, Scalar]) -> Listing:
         folder = root / "bccd_crops" / "BCCD_cropped"

@@ -43,6 +43,7 @@ class BloodMNIST(Source):
     licence = "CC BY 4.0"
     citation = "Yang et al., Scientific Data 10 (2023) 41; Acevedo et al., Data in Brief 30 (2020) 105474"
     labels = LEUKOCYTES
+    protocol = "official"
     layout = "bloodmnist/bloodmnist.npz"
     shares_images_with = ("pbc",)
     caveats = (

@@ -1,0 +1,54 @@
+"""Which BCCD original an image was made from, and which originals show one place: tables made by the audit. Floor 3.
+
+    tables/bccd-originals.csv  sha256 (first 12 digits) of an augmented image, its original's number, the inliers of the
+                               match and those of the second-best original
+    tables/bccd-overlaps.csv   numbers of two originals that show the same cells, inliers of the match
+
+Two originals that overlap are photographs of one place of the smear: a network that learned one knows the other. So
+images belong together if their originals do.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+DIGITS = 12
+"""Of a SHA-256: enough to tell 10^4 files apart, with one chance in 10^6 of any mistake."""
+
+
+def _rows(name: str) -> Iterator[list[str]]:
+    text = (resources.files("kdbench") / "data" / "tables" / name).read_text("utf-8")
+    rows = csv.reader(text.splitlines())
+    next(rows)
+    yield from rows
+
+
+@cache
+def bccd_originals() -> MappingProxyType[str, int]:
+    """The number of the original by the first `DIGITS` of an augmented image's SHA-256."""
+    return MappingProxyType({row[0]: int(row[1]) for row in _rows("bccd-originals.csv")})
+
+
+@cache
+def bccd_places() -> MappingProxyType[int, int]:
+    """The lowest number of the originals that show the same place, for each that overlaps another."""
+    place: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while place.setdefault(number, number) != number:
+            number = place[number]
+        return number
+
+    for first, second, *_ in _rows("bccd-overlaps.csv"):
+        low, high = sorted((find(int(first)), find(int(second))))
+        place[high] = low
+    return MappingProxyType({number: find(number) for number in place})
+
+
+def bccd_place(original: int) -> str:
+    """The name of the place an original shows: that of its lowest original."""
+    return f"BloodImage_{bccd_places().get(original, original):05d}"

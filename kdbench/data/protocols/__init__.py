@@ -1,0 +1,1 @@
+"""One way to split a data set for each file; they find themselves."""
