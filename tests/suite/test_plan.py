@@ -424,7 +424,7 @@ LATER = {
         "held_out": "pbc",
         "stain": "reinhard",
     },
-    ViewSpec: {"mixup": 0.2, "cutmix": 1.0, "mixed_share": 0.5},
+    ViewSpec: {"mixup": 0.2, "cutmix": 1.0, "mixed_share": 0.5, "hue_degrees": 10.0, "white_balance": 0.1},
     TrainSpec: {
         "threads": "auto",
         "attention": "auto",
