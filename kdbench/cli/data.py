@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.cli.audit import audit_data
+
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
@@ -32,6 +34,9 @@ def _group() -> None:
     """Get and look at data sets."""
 
 
+data_app.command("audit")(audit_data)
+
+
 @data_app.command("show")
 def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64) -> None:
     """Show where a data set comes from, its licence, and, if it is on this disk, its images by class and split.
@@ -46,7 +51,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
     from kdbench.types import DatasetSpec
 
     out = _console()
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -82,7 +87,7 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
 
     out = _console()
     problems: list[DataError] = []
-    for one in _data_sets(name):
+    for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
@@ -190,7 +195,7 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False)
 
 
-def _data_sets(name_or_file: str) -> tuple[str, ...]:
+def data_sets(name_or_file: str) -> tuple[str, ...]:
     """The name itself, or the names of what a file declares. Raises: UnknownName, MissingData, ConfigError."""
     from kdbench.config import parse_sources, read_sources
     from kdbench.data.dataset import dataset_names
@@ -244,6 +249,7 @@ def _table(card: DataCard) -> Table:
 
 def _print_findings(out: Console, found: Audit) -> None:
     from kdbench.data.audit import NAMED
+    from kdbench.findings import ODD_KINDS
 
     card = found.card
     out.print(_table(card))
@@ -251,6 +257,13 @@ def _print_findings(out: Console, found: Audit) -> None:
         for side, (low, middle, high) in (("width", found.sizes.width), ("height", found.sizes.height)):
             out.print(f"{side}: {low} to {high} pixels, median {middle:g}")
         out.print(f"modes: {', '.join(f'{mode} {count}' for mode, count in found.sizes.modes.items())}")
+    for odd in found.odd:
+        what, becomes = ODD_KINDS[odd.kind]
+        out.print(f"odd files, {odd.count}: {what}; {becomes}")
+        for name in odd.named:
+            out.print(f"  {name}", markup=False)
+        if odd.count > len(odd.named):
+            out.print(f"  and {odd.count - len(odd.named)} more")
     for reason, entries in found.left_out.items():
         out.print(f"left out, {sum(entry.count for entry in entries)}: {reason}", markup=False)
         for entry in entries[:NAMED]:

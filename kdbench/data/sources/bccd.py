@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from kdbench.data.layouts import given_parts
-from kdbench.data.source import SOURCES, Download, Listing, Move, Source
+from kdbench.data.layouts import class_folders, given_parts
+from kdbench.data.source import SOURCES, Download, Item, Listing, Move, Source
 from kdbench.types import Scalar, SplitName
 
 LABELS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -47,6 +47,13 @@ class BCCD(Source):
             if not any(item.fold == fold for item in items):
                 raise self.missing(folder / name)
         return Listing(tuple(items), tuple(left_out))
+
+    def beside(self, root: Path) -> tuple[Item, ...]:
+        folder = root / "bccd" / "images" / "TEST_SIMPLE"
+        if not folder.is_dir():
+            return ()
+        items, _ = class_folders(root, folder, {label: label for label in LABELS})
+        return tuple(items)
 
 
 SOURCES.add("bccd", BCCD())
