@@ -1,4 +1,4 @@
-"""What is odd about an image file, from its head and its name: nothing is decoded. Floor 3."""
+"""What is odd about an image file, from its head and its name; whether it can be decoded is told elsewhere. Floor 3."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from kdbench.errors import first_line
 from kdbench.findings import OddKind
 
 FORMATS: dict[str, frozenset[str]] = {
@@ -52,8 +53,8 @@ def look_at(path: Path) -> StoredFile:
         return StoredFile(0, 0, "", "", (("foreign", ""),))
     except PermissionError:
         raise
-    except Exception:  # decoders raise what they like on a damaged head
-        return StoredFile(0, 0, "", "", (("damaged", ""),))
+    except Exception as problem:  # decoders raise what they like on a damaged head
+        return StoredFile(0, 0, "", "", (("damaged", first_line(problem)),))
 
 
 def _oddities(image: Image.Image, path: Path) -> tuple[tuple[OddKind, str], ...]:
@@ -73,10 +74,13 @@ def _oddities(image: Image.Image, path: Path) -> tuple[tuple[OddKind, str], ...]
         found.append(("palette", mode))
     if mode in ("1", "L", "LA", "La") or mode.startswith(_DEEP):
         found.append(("grey", mode))
-    turned = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    try:  # a PNG may have them at its end, behind all pixels
+        turned, frames = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT), getattr(image, "n_frames", 1)
+    except Exception as problem:
+        found.append(("damaged", first_line(problem)))
+        return tuple(found)
     if turned != _UPRIGHT:
         found.append(("rotated", f"orientation {turned}"))
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         found.append(("frames", f"{frames} frames"))
     return tuple(found)

@@ -41,9 +41,9 @@ def render_audit(record: AuditRecord) -> str:
 
 
 _NEAR = (
-    "Pictures that show the same, but not byte for byte: turned, mirrored, encoded anew, recoloured, scaled or shifted "
-    "a little, or one cell photographed twice. *Hash* counts the bits of 256 in which perceptual hashes differ; *detail* "
-    "is the correlation of what is left without everything smooth, 1 at most."
+    "Pictures that show the same, but not byte for byte: turned, mirrored, encoded anew, recoloured, scaled or "
+    "shifted a little, or one cell photographed twice. *Hash* counts the bits of 256 in which perceptual hashes differ; "
+    "*detail* is the correlation of what is left without everything smooth, 1 at most."
 )
 
 
