@@ -5,7 +5,7 @@ Beside `kdbench.types`, and under its rules: frozen, no unknown keys, units in n
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -60,10 +60,10 @@ class ImagePair(Frozen):
         return self.first.label != self.second.label
 
     @property
-    def across_sides(self) -> bool:
-        """Whether they stand on two sides of the split."""
+    def sides(self) -> tuple[str, ...]:
+        """The two sides of the split they stand on, in the order train, val, test; () if they do not."""
         sides = {self.first.side, self.second.side}
-        return len(sides) == 2 and "none" not in sides
+        return tuple(sorted(sides, key=get_args(SplitName).index)) if len(sides) == 2 and "none" not in sides else ()
 
     @property
     def across_sources(self) -> bool:
@@ -77,6 +77,7 @@ class PairCounts(Frozen):
     pairs: int = 0
     conflicts: int = Field(default=0, description="pairs with two labels")
     across_sides: int = Field(default=0, description="pairs on two sides of the split")
+    by_sides: dict[str, int] = Field(default_factory=dict, description='those by their two sides, as "train / test"')
     across_sources: int = 0
 
 

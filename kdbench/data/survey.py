@@ -223,16 +223,18 @@ def _counts(pairs: Sequence[ImagePair]) -> PairCounts:
     return PairCounts(
         pairs=len(pairs),
         conflicts=sum(pair.conflict for pair in pairs),
-        across_sides=sum(pair.across_sides for pair in pairs),
+        across_sides=sum(bool(pair.sides) for pair in pairs),
+        by_sides=dict(sorted(Counter(" / ".join(pair.sides) for pair in pairs if pair.sides).items())),
         across_sources=sum(pair.across_sources for pair in pairs),
     )
 
 
-def _order(pair: ImagePair) -> tuple[bool, bool, bool, float, str, str]:
+def _order(pair: ImagePair) -> tuple[bool, bool, bool, bool, float, str, str]:
     """What matters most first, then what is surest."""
     return (
         not pair.conflict,
-        not pair.across_sides,
+        "test" not in pair.sides,
+        not pair.sides,
         not pair.across_sources,
         -pair.detail,
         pair.first.id,

@@ -49,6 +49,10 @@ turned whole fields different ones stayed below 0.25 and copies of one original 
 DETAIL_FAR = 0.85
 """Correlation that verifies a pair from HASH_SURE to HASH_LIMIT, where round cells alone give up to 0.79."""
 
+COARSE_SLACK = 0.3
+"""How far below what verifies it a pair's correlation may be at half the size, before it is given up at once, which
+saves nine tenths of the time. Of 821 verified pairs the worst was 0.20 below; of the others one in a hundred passes."""
+
 SHIFT = 6
 """Pixels of 64 by which one image may be shifted against the other."""
 
@@ -107,8 +111,9 @@ def find_twins(images: np.ndarray, progress: Progress | None = None, name: str =
     details, blank = _all_details(images, f"looking for detail in {name}", progress)
     hashes = _hashes(images, f"hashing {name}", progress)
     pairs, turns, distances = _candidates(hashes, blank, f"comparing {name}", progress)
-    found = _correlations(details, pairs, turns, f"verifying pairs of {name}", progress)
-    kept = found >= np.where(distances <= HASH_SURE, DETAIL_SURE, DETAIL_FAR)
+    wanted = np.where(distances <= HASH_SURE, DETAIL_SURE, DETAIL_FAR)
+    found = _correlations(details, pairs, turns, wanted, f"verifying pairs of {name}", progress)
+    kept = found >= wanted
     return Twins(pairs[kept], turns[kept], distances[kept], found[kept]), blank
 
 
@@ -131,9 +136,9 @@ def detail_of(image: np.ndarray) -> tuple[np.ndarray, float]:
     return (rest / max(length, 1e-6)).astype(np.float32), length / seen**0.5
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two details (S, S), at the best shift; in [-1, 1]."""
-    padded = cv2.copyMakeBorder(np.ascontiguousarray(first), SHIFT, SHIFT, SHIFT, SHIFT, cv2.BORDER_CONSTANT)
+def correlation(first: np.ndarray, second: np.ndarray, shift: int = SHIFT) -> float:
+    """Of two details (S, S), at the best shift of so many pixels at most; in [-1, 1]."""
+    padded = cv2.copyMakeBorder(np.ascontiguousarray(first), shift, shift, shift, shift, cv2.BORDER_CONSTANT)
     return float(np.clip(cv2.matchTemplate(padded, second, cv2.TM_CCORR).max(), -1, 1))
 
 
@@ -192,13 +197,22 @@ def _candidates(
 
 
 def _correlations(
-    details: np.ndarray, pairs: np.ndarray, turns: np.ndarray, what: str, progress: Progress | None
+    details: np.ndarray, pairs: np.ndarray, turns: np.ndarray, wanted: np.ndarray, what: str, progress: Progress | None
 ) -> np.ndarray:
+    """Of each pair; that at half the size, which is below what is wanted, where that settles it."""
+    halves = np.empty((len(details), SIDE // 2, SIDE // 2), np.float32)
+    for half, detail in zip(halves, details, strict=True):
+        small = cv2.resize(detail.astype(np.float32), half.shape, interpolation=cv2.INTER_AREA)
+        half[:] = small / max(float(np.sqrt(np.square(small).sum())), 1e-6)
+
     def part(span: slice) -> np.ndarray:
         found = np.empty(span.stop - span.start)
         for place, number in enumerate(range(span.start, span.stop)):
-            first, second = (details[index].astype(np.float32) for index in pairs[number])
-            found[place] = correlation(turned(first, int(turns[number])), second)
+            (first, second), turn = pairs[number], int(turns[number])
+            found[place] = correlation(turned(halves[first], turn), halves[second], SHIFT // 2)
+            if found[place] >= wanted[number] - COARSE_SLACK:
+                own, other = (details[index].astype(np.float32) for index in (first, second))
+                found[place] = correlation(turned(own, turn), other)
         return found
 
     spans: Sequence[slice] = [slice(start, min(start + 256, len(pairs))) for start in range(0, len(pairs), 256)]

@@ -5,6 +5,7 @@ A pure function of the record. It names files and shows none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from kdbench.findings import ODD_KINDS, AuditRecord, Colours, ImagePair, OriginalsFound, PairedImage, PairKind
@@ -42,8 +43,8 @@ def render_audit(record: AuditRecord) -> str:
 
 _NEAR = (
     "Pictures that show the same, but not byte for byte: turned, mirrored, encoded anew, recoloured, scaled or "
-    "shifted a little, or one cell photographed twice. *Hash* counts the bits of 256 in which perceptual hashes differ; "
-    "*detail* is the correlation of what is left without everything smooth, 1 at most."
+    "shifted a little, or one cell photographed twice. *Hash* counts the bits of 256 in which perceptual hashes "
+    "differ; *detail* is the correlation of what is left without everything smooth, 1 at most."
 )
 
 
@@ -60,7 +61,7 @@ def _in_short(record: AuditRecord) -> str:
         f"**{_plural(again, 'exact duplicate')}** in {_plural(record.exact_groups, 'group')}",
         f"**{_plural(near.pairs, 'pair')} of near duplicates**",
         f"**{_plural(exact.conflicts + near.conflicts, 'label conflict')}**",
-        f"**{_plural(exact.across_sides + near.across_sides, 'pair')} across the sides** of the split",
+        f"**{_plural(exact.across_sides + near.across_sides, 'pair')} across the sides** of the split{_sides(record)}",
     ]
     if len(record.sources) > 1:
         parts.append(f"{_plural(exact.across_sources + near.across_sources, 'pair')} across sources")
@@ -75,6 +76,15 @@ def _in_short(record: AuditRecord) -> str:
     odd = ", ".join(f"{found.count:,} {ODD_KINDS[found.kind][0]}" for found in record.odd)
     lines.append(f"Odd files: {odd or 'none'}. Left out: {sum(entry.count for entry in record.left_out):,}.")
     return " ".join(lines)
+
+
+def _sides(record: AuditRecord) -> str:
+    """Which sides, where there are any."""
+    total: Counter[str] = Counter()
+    for counts in record.counts.values():
+        total.update(counts.by_sides)
+    listed = ", ".join(f"{escape(sides)} {count:,}" for sides, count in sorted(total.items()))
+    return f" ({listed})" if listed else ""
 
 
 def _images(record: AuditRecord) -> str:
