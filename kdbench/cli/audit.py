@@ -86,5 +86,7 @@ def _audited(name: str, root: Path | None, image_size: int, pictures: Path | Non
         if pictures is not None:
             written = write_pictures(record, default_root(root), pictures / name)
     if pictures is not None:
-        typer.echo(f"wrote {len(written)} pictures of pairs below {pictures / name}", err=True)
+        typer.echo(
+            f"wrote {len(written)} picture{'' if len(written) == 1 else 's'} of pairs below {pictures / name}", err=True
+        )
     return record

@@ -71,7 +71,8 @@ def survey(
     data = open_dataset(spec.model_copy(update={"fit": "stretch", "crop_fraction": 1.0}), root, cache, progress)
     parts = listings(data.spec, root)
     images = _members(data, parts, cache, progress)
-    extra, extra_left_out, read_extra = _beside(data, parts, root, cache, progress)
+    nearby = [(source, Listing(source.beside(root))) for source, _ in parts]
+    extra, extra_left_out, read_extra = _beside(data, nearby, cache, progress)
 
     def read(rows: np.ndarray) -> np.ndarray:
         own = rows < len(images)
@@ -84,7 +85,7 @@ def survey(
     near, copies, blank = _near(every, exact, thumbs, progress, spec.name)
     pairs = {"exact": [_exact_pair(every, group[0], other) for group in exact for other in group[1:]], "near": near}
     left_out = (*data.card.left_out, *extra_left_out)
-    files = [(image.source, image.item) for image in extra] + [(s, item) for s, found in parts for item in found.items]
+    files = [(source, item) for source, found in (*parts, *nearby) for item in found.items]
     odd, stored = odd_files(files, {entry.path: entry.reason for entry in left_out}, spec.name, progress)
     return AuditRecord(
         name=spec.name,
@@ -139,17 +140,16 @@ def _members(
 
 
 def _beside(
-    data: Dataset, parts: Sequence[tuple[Source, Listing]], root: Path, cache: Path, progress: Progress | None
+    data: Dataset, nearby: Sequence[tuple[Source, Listing]], cache: Path, progress: Progress | None
 ) -> tuple[list[_Image], list[LeftOut], Callable[[np.ndarray], np.ndarray]]:
     """The images that lie beside the data set; those of them that cannot be decoded; what reads them by number."""
     images: list[_Image] = []
     left_out: list[LeftOut] = []
     arrays: list[np.ndarray] = []
-    for source, _ in parts:
-        items = source.beside(root)
-        if not items:
+    for source, found in nearby:
+        if not found.items:
             continue
-        opened = open_source(source, Listing(items), data.spec, cache, progress)
+        opened = open_source(source, found, data.spec, cache, progress)
         good = [row for row, item in enumerate(opened.items) if item.id not in opened.bad]
         images += [_Image(opened.items[row], source, opened.digests[row], "none") for row in good]
         left_out += [LeftOut(path=name, reason=reason) for name, reason in sorted(opened.bad.items())]
