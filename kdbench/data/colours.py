@@ -16,17 +16,31 @@ STAINED = 0.15
 BLACK = 16
 """Brightest channel of black fill, as of the corners of a turned image; JPEG does not keep it at 0."""
 
+FILLED = 20
+"""Pixels as dark as that, before they are fill and no part of a cell."""
+
 # what is added up of each image: pixels; sums and sums of squares of RGB and of L*a*b*; then the figures of the image
 _SUMS = 1 + 6 + 6
 _FIGURES = 7  # background L*, density, stained share, cosine and sine of the stained pixels' hues, fill, any stained
+
+
+def black_fill(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where an image (S, S, 3) uint8 is black fill.
+
+    Returns: (S, S) bool, fill and what is within two pixels of it, where both are mixed; and the share of fill alone.
+    """
+    black = (image.max(axis=2) < BLACK).astype(np.uint8)
+    if black.sum() <= FILLED:
+        return np.zeros(black.shape, bool), 0.0
+    return cv2.dilate(black, np.ones((5, 5), np.uint8)).astype(bool), float(black.mean())
 
 
 def measure_colours(image: np.ndarray) -> np.ndarray:
     """(20,) float64 of one image (S, S, 3) uint8, RGB: what `summarise` makes `Colours` of."""
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float64)
     rgb = image.reshape(-1, 3).astype(np.float64)
-    seen = rgb.max(axis=1) >= BLACK
-    fill = 1 - float(seen.mean())
+    filled, fill = black_fill(image)
+    seen = ~filled.reshape(-1)
     out = np.zeros(_SUMS + _FIGURES)
     out[_SUMS + 5] = fill
     if not seen.any():

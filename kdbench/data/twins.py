@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from kdbench.data.cache import in_threads
+from kdbench.data.colours import black_fill
 from kdbench.findings import Fact
 from kdbench.types import Progress
 
@@ -62,8 +63,6 @@ SMOOTH = 3.0
 BLANK = 0.5
 """Grey levels, root mean square: with less detail an image is a plain area, and its detail is noise."""
 
-_BLACK = 16  # brightest channel of black fill, which JPEG does not keep at 0
-_FILLED = 20  # pixels of it, before it is fill and no part of a cell
 _BLOCK = 128  # images whose hashes are compared with all others at once: some 20 MB
 
 
@@ -122,11 +121,7 @@ def detail_of(image: np.ndarray) -> tuple[np.ndarray, float]:
 
     Returns: (S, S) float32 of length 1 and mean 0; and its root mean square before, in grey levels.
     """
-    black = (image.max(axis=2) < _BLACK).astype(np.uint8)
-    if black.sum() > _FILLED:
-        keep = 1 - cv2.dilate(black, np.ones((5, 5), np.uint8)).astype(np.float32)  # its edge is no detail either
-    else:
-        keep = np.ones(black.shape, np.float32)
+    keep = (~black_fill(image)[0]).astype(np.float32)  # its edge is no detail either
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     weight = cv2.GaussianBlur(keep, (0, 0), SMOOTH) + 1e-3
     rest = (grey - cv2.GaussianBlur(grey * keep, (0, 0), SMOOTH) / weight) * keep

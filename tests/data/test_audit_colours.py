@@ -48,6 +48,19 @@ def test_black_fill_is_left_out_and_told() -> None:
     assert filled.rgb_mean == BACKGROUND
 
 
+def test_the_blurred_edge_of_fill_is_no_stain() -> None:
+    image = field(0, fill_rows=20)
+    image[-22:-20] = 70  # as a turned and rescaled image has it
+    assert summarise(np.stack([measure_colours(image)]), "x").stained == 0
+
+
+def test_a_few_black_pixels_are_a_cells() -> None:
+    image = field(0)
+    image[30:34, 30:34] = 5
+    found = summarise(np.stack([measure_colours(image)]), "x")
+    assert (found.fill, found.stained) == (0, pytest.approx(16 / 64**2, abs=1e-4))
+
+
 def test_deviation_is_between_images() -> None:
     dark = (field(16) * 0.8).astype(np.uint8)
     found = summarise(np.stack([measure_colours(field(16)), measure_colours(dark)]), "x")
