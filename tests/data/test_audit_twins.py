@@ -155,3 +155,12 @@ def test_detail_has_unit_length_and_forgets_gain_and_offset() -> None:
     assert correlation(detail, brighter) == pytest.approx(1, abs=0.01)
     assert stronger == pytest.approx(1.5 * strength, rel=0.05)
     assert correlation(detail, -detail) < 0.5
+
+
+def test_half_the_size_settles_nothing_wrongly(planted: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    images = small([*CELLS[:80], *(CHANGES[name](CELLS[cell]) for cell, name in planted)])
+    quick, _ = find_twins(images)
+    monkeypatch.setattr("kdbench.data.twins.COARSE_SLACK", 2.0)  # every candidate is looked at in full
+    thorough, _ = find_twins(images)
+    assert quick.pairs.tolist() == thorough.pairs.tolist()
+    assert quick.details.tolist() == thorough.details.tolist()
