@@ -34,6 +34,7 @@ from safetensors.numpy import load_file, save
 
 from kdbench import types
 from kdbench.errors import Locked, RecordError, SchemaMismatch
+from kdbench.findings import AUDIT_SCHEMA_VERSION, AuditRecord
 from kdbench.types import (
     EVALUATION_SCHEMA_VERSION,
     PROFILE_SCHEMA_VERSION,
@@ -385,6 +386,34 @@ def _setting(latency: Latency) -> tuple[Any, ...]:
 def setting_text(latency: Latency) -> str:
     """What it was measured under, as ``failures`` of a profile names a setting that has no figure."""
     return types.setting_text(latency.runtime, latency.precision, latency.device, latency.batch_size, latency.threads)
+
+
+def write_audits(path: Path, records: Sequence[AuditRecord]) -> None:
+    """Write one audit as an object, several as a list."""
+    plain = records[0] if len(records) == 1 else list(records)
+    write_atomic(path, to_json(plain, indent=1) + b"\n")
+
+
+def load_audits(path: Path | str) -> list[AuditRecord]:
+    """Read a file that holds one audit or a list of them.
+
+    Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
+    """
+    path = Path(path)
+    try:
+        found = from_json(path.read_bytes())
+        records = [AuditRecord.model_validate(item) for item in (found if isinstance(found, list) else [found])]
+        if wrong := [record for record in records if record.schema_version != AUDIT_SCHEMA_VERSION]:
+            raise ValueError(f"the schema version is {wrong[0].schema_version}")
+        return records
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the audit'}: {first['msg']}"
+    except ValueError as problem:
+        trouble = str(problem)
+    raise SchemaMismatch(
+        f"{path} holds no audits of schema {AUDIT_SCHEMA_VERSION}: {trouble}; make it again with `kdbench data audit`"
+    )
 
 
 def started_at(record: RunRecord | ProfileRecord | EvaluationRecord) -> datetime:

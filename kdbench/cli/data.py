@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.cli.audit import audit_data
+
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
@@ -38,6 +40,9 @@ Settings = Annotated[
 @data_app.callback()
 def _group() -> None:
     """Get and look at data sets."""
+
+
+data_app.command("audit")(audit_data)
 
 
 @data_app.command("show")
@@ -285,6 +290,7 @@ def _table(card: DataCard) -> Table:
 
 def _print_findings(out: Console, found: Audit) -> None:
     from kdbench.data.audit import NAMED
+    from kdbench.findings import ODD_KINDS
 
     card = found.card
     out.print(_table(card))
@@ -292,6 +298,13 @@ def _print_findings(out: Console, found: Audit) -> None:
         for side, (low, middle, high) in (("width", found.sizes.width), ("height", found.sizes.height)):
             out.print(f"{side}: {low} to {high} pixels, median {middle:g}")
         out.print(f"modes: {', '.join(f'{mode} {count}' for mode, count in found.sizes.modes.items())}")
+    for odd in found.odd:
+        what, becomes = ODD_KINDS[odd.kind]
+        out.print(f"odd files, {odd.count}: {what}; {becomes}")
+        for name in odd.named:
+            out.print(f"  {name}", markup=False)
+        if odd.count > len(odd.named):
+            out.print(f"  and {odd.count - len(odd.named)} more")
     for reason, entries in found.left_out.items():
         out.print(f"left out, {sum(entry.count for entry in entries)}: {reason}", markup=False)
         for entry in entries[:NAMED]:

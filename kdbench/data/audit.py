@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.data.cache import in_threads
-from kdbench.data.dataset import LABEL_CONFLICT, Dataset, listings, open_dataset, published_differences
-from kdbench.data.source import Item, Listing, Source
+from kdbench.data.dataset import LABEL_CONFLICT, listings, open_dataset, published_differences
+from kdbench.data.files import StoredFile
+from kdbench.data.source import Item, Source
+from kdbench.findings import ODD_KINDS, OddFiles, OddKind
 from kdbench.types import DataCard, DatasetSpec, LeftOut, Progress
 
 FEW_IMAGES = 10
@@ -35,6 +37,7 @@ class Audit:
 
     Attributes:
         sizes: None for drawn images.
+        odd: files that are no plain 8-bit RGB images under their own name, by kind.
         left_out: what is not in the data set, by reason.
         conflicts: groups of byte-identical images under different labels.
         warnings: a line for each kind of finding; empty if there is nothing to say.
@@ -42,6 +45,7 @@ class Audit:
 
     card: DataCard
     sizes: ImageSizes | None
+    odd: tuple[OddFiles, ...]
     left_out: dict[str, tuple[LeftOut, ...]]
     conflicts: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -66,8 +70,11 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
         warnings.append(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
     if left_out:
         warnings.append(f"files or lines left out: {sum(entry.count for entry in card.left_out)}")
-    sizes = _sizes(data, parts, progress)
-    return Audit(card, sizes, {why: tuple(found) for why, found in left_out.items()}, conflicts, tuple(warnings))
+    bad = {entry.path: entry.reason for entry in card.left_out}
+    files = [(source, item) for source, found in parts for item in found.items]
+    odd, stored = odd_files(files, bad, spec.name, progress)
+    sizes = _sizes([file for _, file in stored])
+    return Audit(card, sizes, odd, {why: tuple(found) for why, found in left_out.items()}, conflicts, tuple(warnings))
 
 
 def _thin_classes(card: DataCard) -> list[str]:
@@ -87,20 +94,48 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _sizes(data: Dataset, parts: Sequence[tuple[Source, Listing]], progress: Progress | None) -> ImageSizes | None:
-    """From the heads of the files: the decoded images have all one size."""
-    taken = set(data.ids)
-    stored = [(source, item) for source, found in parts for item in found.items if item.path and item.id in taken]
-    if not stored:
-        return None
+def odd_files(
+    files: Sequence[tuple[Source, Item]], bad: Mapping[str, str], name: str, progress: Progress | None
+) -> tuple[tuple[OddFiles, ...], list[tuple[Source, StoredFile]]]:
+    """Look at the heads of files.
 
-    def head(one: tuple[Source, Item]) -> tuple[int, int, str]:
+    Args:
+        files: all of a data set, those that cannot be decoded too.
+        bad: why, by id, of those.
+        name: of the data set.
+    Returns: what is odd, by kind; and the files that can be decoded, as they are stored. Nothing of drawn images.
+    """
+    files = [(source, item) for source, item in files if item.path is not None]
+
+    def head(one: tuple[Source, Item]) -> StoredFile:
         source, item = one
-        return source.measure(item)
+        return source.look(item)
 
-    widths, heights, modes = zip(*in_threads(head, stored, f"measuring {data.spec.name}", progress), strict=True)
-    return ImageSizes(_spread(widths), _spread(heights), dict(Counter(modes).most_common()))
+    stored = in_threads(head, files, f"looking at the files of {name}", progress)
+    named: dict[OddKind, list[str]] = {kind: [] for kind in ODD_KINDS}
+    for (_, item), file in zip(files, stored, strict=True):
+        odd = dict(file.odd)
+        if item.id in bad and not {"empty", "foreign"} & set(odd):
+            odd["damaged"] = bad[item.id]
+        for kind, seen in odd.items():
+            named[kind].append(f"{item.id} ({seen})" if seen else item.id)
+    decoded = [(source, file) for (source, item), file in zip(files, stored, strict=True) if item.id not in bad]
+    found = [
+        OddFiles(kind=kind, count=len(every), named=tuple(every[:NAMED])) for kind, every in named.items() if every
+    ]
+    return tuple(found), decoded
 
 
-def _spread(values: Sequence[int]) -> tuple[int, float, int]:
+def _sizes(files: Sequence[StoredFile]) -> ImageSizes | None:
+    """From the heads of the files: the decoded images have all one size."""
+    if not files:
+        return None
+    modes = Counter(file.mode for file in files)
+    return ImageSizes(
+        spread([file.width for file in files]), spread([file.height for file in files]), dict(modes.most_common())
+    )
+
+
+def spread(values: Sequence[int]) -> tuple[int, float, int]:
+    """The smallest, the median and the largest."""
     return min(values), statistics.median(values), max(values)

@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +15,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from kdbench.data.files import StoredFile, look_at
 from kdbench.errors import BadImage, ConfigError, MissingData
+from kdbench.findings import OriginalsFound
 from kdbench.registry import Registry
-from kdbench.types import LeftOut, Scalar, SplitName
+from kdbench.types import LeftOut, Progress, Scalar, SplitName
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image must be an error, whatever else runs in this process
 
@@ -152,6 +154,16 @@ class Source(ABC):
             raise BadImage(f"{item.id}: has no file")
         return hashlib.sha256(item.path.read_bytes()).hexdigest()
 
+    def look(self, item: Item) -> StoredFile:
+        """An image as it is stored, and what is odd about it. Raises: BadImage if it has no file; OSError."""
+        if item.path is None:
+            raise BadImage(f"{item.id}: has no file")
+        return look_at(item.path)
+
+    def beside(self, root: Path) -> tuple[Item, ...]:
+        """Labelled images that lie beside the data set's, on no side, and may repeat them; an audit compares them."""
+        return ()
+
     def origin(self, item: Item, digest: str) -> str | None:
         """The original an image was made from, where the source knows; images of one original belong together.
 
@@ -160,12 +172,15 @@ class Source(ABC):
         """
         return None
 
-    def measure(self, item: Item) -> tuple[int, int, str]:
-        """Width and height in pixels and PIL's mode of an image as it is stored. Raises: BadImage, OSError."""
-        if item.path is None:
-            raise BadImage(f"{item.id}: has no file")
-        with Image.open(item.path) as image:
-            return image.width, image.height, image.mode
+    def audit_originals(
+        self, root: Path, items: Sequence[Item], progress: Progress | None = None
+    ) -> OriginalsFound | None:
+        """Match augmented images to the originals they were made from; None: there are none to match.
+
+        Args:
+            items: the images, those beside the data set too.
+        """
+        return None
 
     def count_differences(self, items: Iterable[Item]) -> str:
         """How the images found differ in number from the published ones; empty: not at all, or nothing is known."""

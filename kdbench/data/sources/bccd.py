@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from kdbench.data.layouts import given_parts
+from kdbench.data.layouts import class_folders, given_parts
 from kdbench.data.origins import DIGITS, bccd_originals, bccd_place
 from kdbench.data.source import SOURCES, Download, Item, Listing, Move, Source
 from kdbench.types import Scalar, SplitName
@@ -53,6 +53,13 @@ class BCCD(Source):
             if not any(item.fold == fold for item in items):
                 raise self.missing(folder / name)
         return Listing(tuple(items), tuple(left_out))
+
+    def beside(self, root: Path) -> tuple[Item, ...]:
+        folder = root / "bccd" / "images" / "TEST_SIMPLE"
+        if not folder.is_dir():
+            return ()
+        items, _ = class_folders(root, folder, {label: label for label in LABELS})
+        return tuple(items)
 
 
 SOURCES.add("bccd", BCCD())

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
+from kdbench.data.files import StoredFile
 from kdbench.data.labels import LEUKOCYTES
 from kdbench.data.source import SOURCES, Download, Item, Listing, Source
 from kdbench.errors import BadImage, DataError
@@ -106,9 +107,9 @@ class BloodMNIST(Source):
         """SHA-256 of the pixels: of the file it would be the same for every image."""
         return hashlib.sha256(_pixels(item).tobytes()).hexdigest()
 
-    def measure(self, item: Item) -> tuple[int, int, str]:
+    def look(self, item: Item) -> StoredFile:
         height, width, _ = _pixels(item).shape
-        return width, height, "RGB"
+        return StoredFile(width, height, "RGB", "array")
 
 
 def _side(arrays: Arrays, side: SplitName) -> tuple[list[int], np.ndarray]:
