@@ -139,6 +139,8 @@ class OriginalsFound(Frozen):
     validation: tuple[Fact, ...] = ()
     by_split: dict[str, int] = Field(default_factory=dict, description="distinct originals by side")
     in_several_splits: int = Field(default=0, description="originals with images on more than one side")
+    overlapping: int = Field(default=0, description="pairs of originals that show one place")
+    overlapping_across: tuple[str, ...] = Field(default=(), description="those with images on two sides")
     inliers_median: float = Field(description="of the original that was found")
     inliers_p5: float = Field(description="of the original that was found, 5th percentile")
     runner_up_median: float = Field(description="inliers of the second best")

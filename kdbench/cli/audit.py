@@ -22,6 +22,9 @@ def audit_data(
     pictures: Annotated[
         Path | None, typer.Option(help="Put a PNG of each named pair into this folder, for your own eyes.")
     ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="Write the original of each augmented image to this CSV file, where any are.")
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; else KDBENCH_DATA, else the user's data folder.")
     ] = None,
@@ -54,7 +57,7 @@ def audit_data(
     problems: list[DataError] = []
     for one in data_sets(name):
         try:
-            records.append(_audited(one, data_root, image_size, pictures, shlex.join(command)))
+            records.append(_audited(one, data_root, image_size, pictures, mapping, shlex.join(command)))
         except DataError as problem:  # the other data sets of the file are looked at all the same
             problems.append(problem)
         except KeyboardInterrupt:
@@ -73,7 +76,9 @@ def audit_data(
         raise problems[0] if len(problems) == 1 else DataError("\n".join(map(str, problems)))
 
 
-def _audited(name: str, root: Path | None, image_size: int, pictures: Path | None, command: str) -> AuditRecord:
+def _audited(
+    name: str, root: Path | None, image_size: int, pictures: Path | None, mapping: Path | None, command: str
+) -> AuditRecord:
     from kdbench.cli.screen import Screen
     from kdbench.data.survey import survey, write_pictures
     from kdbench.paths import cache_root
@@ -82,11 +87,14 @@ def _audited(name: str, root: Path | None, image_size: int, pictures: Path | Non
 
     with Screen() as screen:
         spec = DatasetSpec(name=name, image_size=image_size)
-        record = survey(spec, default_root(root), cache_root(), screen, command)
+        record = survey(spec, default_root(root), cache_root(), screen, command, mapping)
         if pictures is not None:
             written = write_pictures(record, default_root(root), pictures / name)
     if pictures is not None:
         typer.echo(
             f"wrote {len(written)} picture{'' if len(written) == 1 else 's'} of pairs below {pictures / name}", err=True
         )
+    if mapping is not None:
+        what = "holds no originals to match" if record.originals is None else f"wrote {mapping}"
+        typer.echo(f"{name} {what}" if record.originals is None else what, err=True)
     return record

@@ -1,8 +1,9 @@
-"""Which BCCD original an image was made from, and which originals show one place: tables made by the audit. Floor 3.
+"""What audits found to belong together, so that nobody has to find it again. Floor 3.
 
     tables/bccd-originals.csv  sha256 (first 12 digits) of an augmented image, its original's number, the inliers of the
                                match and those of the second-best original
     tables/bccd-overlaps.csv   numbers of two originals that show the same cells, inliers of the match
+    tables/twins.csv           ids of two images that show one cell, and the correlation of their detail
 
 Two originals that overlap are photographs of one place of the smear: a network that learned one knows the other. So
 images belong together if their originals do.
@@ -25,6 +26,12 @@ def _rows(name: str) -> Iterator[list[str]]:
     rows = csv.reader(text.splitlines())
     next(rows)
     yield from rows
+
+
+@cache
+def known_twins() -> MappingProxyType[str, str]:
+    """The image that another one shows again, for both of them, by their ids; names of files are the publisher's."""
+    return MappingProxyType({name: row[0] for row in _rows("twins.csv") for name in row[:2]})
 
 
 @cache

@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from kdbench.data.files import StoredFile, look_at
+from kdbench.data.origins import known_twins
 from kdbench.errors import BadImage, ConfigError, MissingData
-from kdbench.findings import OriginalsFound
 from kdbench.registry import Registry
-from kdbench.types import LeftOut, Progress, Scalar, SplitName
+from kdbench.types import LeftOut, Scalar, SplitName
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # half an image must be an error, whatever else runs in this process
 
@@ -165,21 +165,23 @@ class Source(ABC):
         return ()
 
     def origin(self, item: Item, digest: str) -> str | None:
-        """The original an image was made from, where the source knows; images of one original belong together.
+        """What an image shows, where the source knows that others show it too: they belong together.
 
         Args:
             digest: SHA-256 of its file.
         """
-        return None
+        return known_twins().get(item.id)
 
-    def audit_originals(
-        self, root: Path, items: Sequence[Item], progress: Progress | None = None
-    ) -> OriginalsFound | None:
-        """Match augmented images to the originals they were made from; None: there are none to match.
+    def originals(self, root: Path) -> Mapping[str, Path]:
+        """The files that images were made from, by name, as far as they are on this disk; an audit matches them."""
+        return {}
 
-        Args:
-            items: the images, those beside the data set too.
-        """
+    def original_labels(self, root: Path) -> Mapping[str, str]:
+        """Labels of the originals, by name, as far as their publisher gives any."""
+        return {}
+
+    def original_name(self, digest: str) -> str | None:
+        """The original of an image by the table in the package. Args: digest: SHA-256 of its file."""
         return None
 
     def count_differences(self, items: Iterable[Item]) -> str:

@@ -18,10 +18,12 @@ from kdbench.data.audit import NAMED, odd_files, spread
 from kdbench.data.cache import in_threads, index_source, open_source
 from kdbench.data.colours import measure_colours, summarise
 from kdbench.data.dataset import Dataset, listings, open_dataset, published_differences
+from kdbench.data.matching import Augmented, match_source, summarise_originals
 from kdbench.data.source import SOURCES, Item, Listing, Source
 from kdbench.data.twins import SIDE, TURNS, Twins, find_twins, limits, turned
 from kdbench.errors import BadImage, ConfigError, DataError
 from kdbench.findings import AuditRecord, Colours, ImagePair, OriginalsFound, PairCounts, PairedImage, StoredShapes
+from kdbench.store import write_atomic
 from kdbench.types import DatasetSpec, LeftOut, Progress, SplitName
 
 PAIRS_NAMED = 200
@@ -54,13 +56,19 @@ class _Image:
 
 
 def survey(
-    spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None = None, command: str = ""
+    spec: DatasetSpec,
+    root: Path,
+    cache: Path,
+    progress: Progress | None = None,
+    command: str = "",
+    mapping: Path | None = None,
 ) -> AuditRecord:
     """Compare all images of a data set, and look at its files and colours.
 
     Args:
         spec: image_size is what images are compared and coloured at, SIDE or more; whole images are stretched to it.
         command: what asked for it, for the record.
+        mapping: a CSV file to write, with the original of each image and how sure that is, where there are originals.
     Raises: what `open_dataset` raises; ConfigError if the images would be too small to compare.
     """
     if spec.image_size < SIDE:
@@ -116,7 +124,7 @@ def survey(
             if (here := [file for own, file in stored if own is source])
         ),
         colours=_colours(every, measures, data.classes),
-        originals=_originals(parts, every, root, progress),
+        originals=_originals(parts, every, root, mapping, progress),
         limits=limits(),
         image_size=spec.image_size,
         seconds=round(time.perf_counter() - began, 1),
@@ -271,12 +279,25 @@ def _colours(images: Sequence[_Image], measures: np.ndarray, classes: Sequence[s
 
 
 def _originals(
-    parts: Sequence[tuple[Source, Listing]], images: Sequence[_Image], root: Path, progress: Progress | None
+    parts: Sequence[tuple[Source, Listing]],
+    images: Sequence[_Image],
+    root: Path,
+    mapping: Path | None,
+    progress: Progress | None,
 ) -> OriginalsFound | None:
+    """Of the first source that has originals on this disk."""
     for source, _ in parts:
-        found = source.audit_originals(root, [i.item for i in images if i.source is source], progress)
-        if found is not None:
-            return found
+        asked = [
+            # the side its publisher gives: what a protocol leaves out of a split must be seen here
+            Augmented(image.item.id, image.item.path, image.item.label, image.item.fold or image.side, image.digest)
+            for image in images
+            if image.source is source and image.item.path is not None
+        ]
+        matching = match_source(source, root, asked, progress)
+        if matching is not None:
+            if mapping is not None:
+                write_atomic(mapping, matching.table().encode())
+            return summarise_originals(source, root, matching)
     return None
 
 

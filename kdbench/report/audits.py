@@ -170,11 +170,18 @@ def _originals(found: OriginalsFound | None) -> list[str]:
         ["images whose original is known", f"{found.found:,} ({100 * found.share:.2f} %)"],
         ["distinct originals by side", splits or "–"],
         ["originals on more than one side", f"{found.in_several_splits:,}"],
+        ["pairs of originals that show one place", f"{found.overlapping:,}"],
+        ["of these, across the sides", _crossing(found)],
         ["inliers of the original, median (5th percentile)", f"{found.inliers_median:g} ({found.inliers_p5:g})"],
         ["inliers of the runner-up, median (95th percentile)", f"{found.runner_up_median:g} ({found.runner_up_p95:g})"],
         *([escape(fact.what), escape(fact.figure)] for fact in found.validation),
     ]
     return [f"## Originals of {escape(found.source)}", grid(facts, ["what", "figure"], [_LEFT, _LEFT])]
+
+
+def _crossing(found: OriginalsFound) -> str:
+    pairs = found.overlapping_across
+    return f"{len(pairs):,}" + (f" ({escape(', '.join(pairs[:PAIRS_SHOWN]))})" if pairs else "")
 
 
 def _odd(record: AuditRecord) -> list[str]:

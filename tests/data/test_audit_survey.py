@@ -14,7 +14,7 @@ from kdbench.data.sources.bccd import BCCD
 from kdbench.data.sources.synthetic import draw
 from kdbench.data.survey import survey, write_pictures
 from kdbench.errors import ConfigError, DataError, MissingData
-from kdbench.findings import AuditRecord, Fact, OriginalsFound, PairKind
+from kdbench.findings import AuditRecord, PairKind
 from kdbench.store import load_audits, write_audits
 from kdbench.types import DatasetSpec, SourceDeclaration
 
@@ -132,18 +132,6 @@ def test_images_of_one_group_are_counted_and_not_named(tmp_path: Path) -> None:
     record = audited(tmp_path)
     assert record.copies == 1
     assert [set(pair) for pair in named(record, "near")] == [{"4", "again4"}]
-
-
-def test_what_a_source_knows_of_its_originals_is_passed_on(smears: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(self: Source, root: Path, items: list[Item], progress: object = None) -> OriginalsFound:
-        return OriginalsFound(source=self.name, images=len(items), originals=9, found=44, share=44 / 45,
-                              validation=(Fact(what="label agrees", figure="44 of 44"),), by_split={"train": 5},
-                              inliers_median=50, inliers_p5=30, runner_up_median=6, runner_up_p95=8)  # fmt: skip
-
-    monkeypatch.setattr(Source, "audit_originals", found)
-    originals = audited(smears).originals
-    assert originals is not None
-    assert (originals.source, originals.images) == ("smears", 45)
 
 
 def test_images_beside_a_data_set_are_compared_and_on_no_side(tmp_path: Path) -> None:
