@@ -2,7 +2,7 @@
 
 >>> import kdbench
 >>> records = kdbench.run_suite("quickstart")  # doctest: +SKIP
->>> print(kdbench.render(records))  # doctest: +SKIP
+>>> print(kdbench.render(records, outcomes=kdbench.Outcomes.below("results/quickstart")))  # doctest: +SKIP
 
 Names are imported when they are first used, so that reading records and making tables never waits for torch.
 """

@@ -16,7 +16,7 @@ from kdbench.cli.audit import audit_data
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
-    from kdbench.types import DataCard, DatasetSpec
+    from kdbench.types import DataCard, DatasetSpec, LeftOut
 
 data_app = typer.Typer(no_args_is_help=True, help="Get and look at data sets.\n\nExample: kdbench data show mixed")
 
@@ -46,40 +46,43 @@ data_app.command("audit")(audit_data)
 
 
 @data_app.command("show")
-def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64) -> None:
+def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64, settings: Settings = None) -> None:
     """Show where a data set comes from, its licence, and, if it is on this disk, its images by class and split.
 
-    Example: kdbench data show mixed --data-root ~/datasets
+    Example: kdbench data show bccd --set protocol=grouped --set fold=2
     """
     from kdbench.cli.screen import Screen
+    from kdbench.data.audit import NAMED
     from kdbench.data.dataset import listings, open_dataset, published_differences
     from kdbench.errors import MissingData
     from kdbench.paths import cache_root
     from kdbench.paths import data_root as default_root
-    from kdbench.types import DatasetSpec
 
     out = _console()
     for one in data_sets(name):
         _introduce(out, one)
         try:
             with Screen() as screen:
-                spec = DatasetSpec(name=one, image_size=image_size)
+                spec = spec_of(one, image_size, settings)
                 card = open_dataset(spec, default_root(data_root), cache_root(), screen).card
                 differences = published_differences(listings(spec, default_root(data_root)))
         except MissingData as problem:
             out.print(f"not on this disk: {problem}", markup=False)
             raise
         out.print(_table(card))
+        _say_how_split(out, card)
         if card.duplicates:
             out.print(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
-        for entry in card.left_out:
-            out.print(f"left out: {entry.path} ({entry.count}): {entry.reason}", markup=False)
+        for reason, entries in _by_reason(card).items():
+            more = f" and {len(entries) - NAMED} more" if len(entries) > NAMED else ""
+            named = ", ".join(f"{entry.path} ({entry.count})" for entry in entries[:NAMED])
+            out.print(f"left out, {sum(entry.count for entry in entries)}: {reason}: {named}{more}", markup=False)
         for caveat in (*card.caveats, *differences):
             out.print(f"note: {caveat}", markup=False)
 
 
 @data_app.command("check")
-def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64) -> None:
+def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 64, settings: Settings = None) -> None:
     """Decode every image of a data set and say whether it can be used, and what is odd about it.
 
     Exit codes: 0 usable, with what was found listed as warnings; 2 not usable.
@@ -91,7 +94,6 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
     from kdbench.errors import DataError
     from kdbench.paths import cache_root
     from kdbench.paths import data_root as default_root
-    from kdbench.types import DatasetSpec
 
     out = _console()
     problems: list[DataError] = []
@@ -99,7 +101,7 @@ def check(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 
         _introduce(out, one)
         try:
             with Screen() as screen:
-                spec = DatasetSpec(name=one, image_size=image_size)
+                spec = spec_of(one, image_size, settings)
                 found = audit(spec, default_root(data_root), cache_root(), screen)
         except DataError as problem:  # the other data sets of the file are looked at all the same
             out.print(f"verdict: {one} cannot be used")
@@ -274,6 +276,13 @@ def _introduce(out: Console, name: str) -> None:
                 out.print(f"  {key}: {text}", markup=False)
 
 
+def _by_reason(card: DataCard) -> dict[str, list[LeftOut]]:
+    found: dict[str, list[LeftOut]] = {}
+    for entry in card.left_out:
+        found.setdefault(entry.reason, []).append(entry)
+    return found
+
+
 def _table(card: DataCard) -> Table:
     """Images by class and side."""
     table = Table(title=f"images ({', '.join(f'{key} {count}' for key, count in card.sources.items())})",
@@ -288,12 +297,20 @@ def _table(card: DataCard) -> Table:
     return table
 
 
+def _say_how_split(out: Console, card: DataCard) -> None:
+    independent = ", ".join(f"{side} {count:,}" for side, count in card.independent.items())
+    out.print(f"protocol: {card.protocol}; independent of each other: {independent}")
+    if card.leak:
+        out.print(f"leak: {card.leak}")
+
+
 def _print_findings(out: Console, found: Audit) -> None:
     from kdbench.data.audit import NAMED
     from kdbench.findings import ODD_KINDS
 
     card = found.card
     out.print(_table(card))
+    _say_how_split(out, card)
     if found.sizes:
         for side, (low, middle, high) in (("width", found.sizes.width), ("height", found.sizes.height)):
             out.print(f"{side}: {low} to {high} pixels, median {middle:g}")
