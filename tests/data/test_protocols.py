@@ -133,6 +133,14 @@ def test_grouped_tests_every_image_once(root: Path, cache: Path) -> None:
     assert len({data.spec.model_dump_json() for data in folds}) == 5
 
 
+def test_no_fold_is_empty_where_every_class_is_small() -> None:
+    members = [
+        Member(f"{label}-{n}", f"{label}", f"s/{label}", f"{label}-{n}") for label in range(20) for n in range(4)
+    ]
+    held = Counter(fold_of_groups(members, 5, 0).values())
+    assert [held[fold] for fold in range(5)] == [16] * 5
+
+
 def test_folds_do_not_depend_on_the_order_of_images() -> None:
     members = [Member(f"{n}-{c}", "a", f"s/{n % 3}", f"g{n}") for n in range(60) for c in range(1 + n % 4)]
     forwards, backwards = fold_of_groups(members, 5, 0), fold_of_groups(members[::-1], 5, 0)

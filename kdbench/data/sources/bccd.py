@@ -27,8 +27,8 @@ class BCCD(Source):
     protocol = "official"
     layout = "bccd/images/{TRAIN,TEST}/{EOSINOPHIL,LYMPHOCYTE,MONOCYTE,NEUTROPHIL}/*.jpeg"
     caveats = (
-        "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 36 pairs of originals "
-        "show the same cells, 6 of them across TRAIN and TEST. What counts is how many places of a smear were tested",
+        "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 42 pairs of originals "
+        "show the same cells, 8 of them across TRAIN and TEST. What counts is how many places of a smear were tested",
     )
     counts = MappingProxyType({"eosinophil": 3120, "lymphocyte": 3103, "monocyte": 3098, "neutrophil": 3123})
     manual = "Kaggle wants a login"
