@@ -22,13 +22,13 @@ from kdbench.data.views import Views
 from kdbench.engine.evaluate import predict
 from kdbench.errors import ConfigError, Locked, RecordError, UnknownName
 from kdbench.model import normalisation
-from kdbench.store import Store
+from kdbench.store import Store, images_key
 from kdbench.suite import evaluate as evaluate_module
 from kdbench.suite.api import run_suite
 from kdbench.suite.evaluate import Images, evaluate_results, evaluate_run
 from kdbench.suite.plan import RegistryNames
 from kdbench.suite.run import load_trained
-from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, content_id, evaluation_id
+from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, evaluation_id
 
 OTHERS = DatasetSpec(name="synthetic", options={"count": 50, "seed": 1})
 SOME = EvaluateSpec(on=(OTHERS,), corruptions=("brightness", "jpeg"), levels=(1, 5))
@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_same_steps_by_hand(attempt, results, cache, tm
     items = store.read_items(further.items_key)
     assert [item[0] for item in items] == list(others.ids)
     assert [item[1] for item in items] == [others.classes[label] for label in others.labels]
-    own_key = content_id(record.spec.dataset.model_dump(mode="json"))
+    own_key = images_key(record.spec.dataset)
     assert further.items_key != own_key
     assert len(store.read_items(own_key)) == len(indices)  # those of the run are as they were
 

@@ -25,6 +25,7 @@ class BCCD(Source):
     citation = "Shenggan, BCCD Dataset, 2017; P. Mooney, Blood Cell Images, 2018"
     labels = LABELS
     protocol = "official"
+    augmented = True
     layout = "bccd/images/{TRAIN,TEST}/{EOSINOPHIL,LYMPHOCYTE,MONOCYTE,NEUTROPHIL}/*.jpeg"
     caveats = (
         "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 42 pairs of originals "
