@@ -10,6 +10,7 @@ import pytest
 from record_factory import CLASSES, DATASET, answered, card, record, spec, tables, teacher
 
 from kdbench.report import Outcomes, render
+from kdbench.report.column import NOT_APPLICABLE
 from kdbench.report.protocols import across_protocols, pool
 from kdbench.report.rows import Row, build_rows, dataset_titles
 from kdbench.report.stats import Grouped, clustered, difference
@@ -166,6 +167,30 @@ def test_nothing_without_a_counterpart(store: Store) -> None:
     assert across_protocols(rows_of(store, [run(store, split("official"), 0.7)])) == []
     other = DATASET.model_copy(update={"name": "pbc", "protocol": "pooled-random"})
     assert across_protocols(rows_of(store, [run(store, split("official"), 0.7), run(store, other, 0.9)])) == []
+
+
+def test_a_model_without_all_folds_is_not_measured_against_those_with_them(store: Store) -> None:
+    whole = [run(store, split("grouped", fold=fold), 0.7, fold, prefix=f"f{fold}-") for fold in range(3)]
+    part = [run(store, split("grouped", fold=fold), 0.9, fold, model="part", prefix=f"f{fold}-") for fold in range(2)]
+    leaky = [run(store, split("pooled-random"), 0.97, 0, LEAK, model=model) for model in ("m", "part")]
+    head, _, *body = tables(text(store, [*whole, *part, *leaky]))[0]
+    assert head[3] == "grouped, 3 folds (%)"
+    by_model = {row[0]: row for row in body}
+    assert by_model["part"][3].endswith(" of 2 of 3 folds")
+    assert by_model["part"][5] == NOT_APPLICABLE
+    assert "of 3 folds" not in by_model["m"][3]
+    assert by_model["m"][5].startswith("+")
+
+
+def test_of_one_split_made_twice_the_newer_counts(store: Store) -> None:
+    old = run(store, split("official", content="old"), 0.6)
+    new = run(store, split("official", content="new"), 0.8)
+    new = new.model_copy(update={"started": "2027-01-01T00:00:00+00:00"})
+    leaky = run(store, split("pooled-random", content="new"), 0.97, 0, LEAK)
+    head, _, row = tables(text(store, [old, new, leaky]))[0]
+    assert head[3] == "official (%)"
+    assert new.test_metrics is not None
+    assert row[3].startswith(f"{100 * new.test_metrics.accuracy:.1f} (")
 
 
 # ---------------------------------------------------------------- by source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -454,3 +456,43 @@ def test_on_needs_no_quotes_in_yaml():
         parse_suite(text.replace("[synthetic]", "[syntetic]"), "tiny", RegistryNames())
     with pytest.raises(ConfigError, match=r"evaluate.off: unknown key|keys should be strings, not False"):
         parse_suite(text.replace(" on:", " off:"), "tiny", RegistryNames())
+
+
+# ---------------------------------------------------------------- what another time or version left
+
+
+@pytest.mark.parametrize("change", [{"weights": "00" * 32}, {"schema_version": 0}, None])
+def test_what_is_of_other_weights_or_unreadable_is_made_anew(attempt, results, change):
+    before, _ = attempt(SOME)
+    path = Store(results).evaluation_path(before[0].evaluation_id)
+    if change is None:
+        path.write_text("{half a rec")
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change, "corrupted": []}))
+    found, made = attempt(SOME)
+    assert [one.side for one in made] == ["test"]
+    assert found[0].corrupted == before[0].corrupted
+    assert (
+        found[0].weights
+        == hashlib.sha256(Store(results).weights_path(the_run(results).run_id).read_bytes()).hexdigest()
+    )
+    assert found[1] == before[1]
+
+
+def test_runs_without_weights_are_named(trained, tmp_path, cache):
+    shutil.copytree(trained, tmp_path / "results")
+    store = Store(tmp_path / "results")
+    record = the_run(tmp_path / "results")
+    spec = record.spec.model_copy(update={"seed": 7})
+    store.write_record(record.model_copy(update={"spec": spec, "run_id": spec.run_id}))
+    told = []
+    evaluate_results(
+        tmp_path / "results", EvaluateSpec(corruptions=("jpeg",), levels=(1,)), root=tmp_path / "data", cache=cache,
+        noted=told.append,
+    )  # fmt: skip
+    assert told == [f"passed over for want of weights: {spec.title}"]
+
+
+def test_all_does_not_hide_a_wrong_name(attempt):
+    with pytest.raises(UnknownName, match="unknown corruption 'jpg'; did you mean jpeg"):
+        attempt(EvaluateSpec(corruptions=("all", "jpg")))
