@@ -13,7 +13,7 @@ import kdbench
 PACKAGE = Path(kdbench.__file__).parent
 FLOORS = (
     ("errors", "_version"),
-    ("types", "registry", "calibration", "findings"),
+    ("types", "registry", "calibration", "findings", "units", "choices"),
     ("config", "store", "environment", "activity", "seeding", "paths"),
     ("model", "models", "data", "features", "method", "methods", "profiling"),
     ("engine", "compress"),
