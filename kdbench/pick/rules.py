@@ -215,10 +215,11 @@ def _why_lower(
     compared_to_best = {key: text for key in every if (text := words.difference(key, way.value(key), best.value(key)))}
     behind = [text for key, text in compared_to_best.items() if way.cost(key) > best.cost(key)]
     gains = [text for key, text in compared_to_best.items() if way.cost(key) < best.cost(key) and key in keys]
-    said = (
-        f"ranks lower: {behind[0]} than {best.candidate.label}" if behind else "ranks lower: equal, and later by name"
+    if not behind:
+        return f"ranks lower: equal to {best.candidate.label}, and later by name"
+    return f"ranks lower: {behind[0]} than {best.candidate.label}" + (
+        f", though {' and '.join(gains)}" if gains else ""
     )
-    return said + (f", though {' and '.join(gains)}" if gains else "")
 
 
 def _tie_text(best: Judged, key: ObjectiveKey, named: bool) -> str:
