@@ -90,12 +90,13 @@ def _portrait(chosen: Verdict, choice: Choice) -> list[Text | Table]:
             share = f" ({check.relative:.1%})".replace("%", " %") if check.relative is not None else ""
             margin = f"{words.gap(check.margin, key)}{share}"
         body.append((name, words.amount(figure.value, key), judged or figure.basis, bound, margin))
-    facts = [f"run {chosen.run_id}, the best in validation of {len(chosen.seeds)} seeds"
-             if len(chosen.seeds) > 1 else f"run {chosen.run_id}"]  # fmt: skip
+    facts = f"Run {chosen.run_id}"
+    if len(chosen.seeds) > 1:
+        facts += f", of {len(chosen.seeds)} seeds the best one in validation"
     if chosen.setting is not None:
-        facts.append(setting_text(chosen.setting, choice))
+        facts += f"; {setting_text(chosen.setting, choice)}"
     table = Table(("figure", "value", "judged by", "limit", "inside by"), tuple(body), frozenset({1, 3, 4}))
-    return [table, Text(f"It is {'; '.join(facts)}.")]
+    return [table, Text(f"{facts}.")]
 
 
 def _bound(limit: Limit) -> str:
@@ -104,12 +105,14 @@ def _bound(limit: Limit) -> str:
 
 
 def setting_text(setting: DeviceSetting, choice: Choice) -> str:
-    """What runs it: "run by onnxruntime (onnxruntime 1.32.0) in fp32, 1 thread, measured on machine d49a"."""
-    device = "" if setting.device == "cpu" else f" on {setting.device}"
+    """What runs it: "onnxruntime (onnxruntime 1.32.0), fp32, 1 thread, as measured on machine d49a"."""
+    device = "" if setting.device == "cpu" else f" on its {setting.device} device"
     threads = f"{setting.threads} thread{'s' if setting.threads != 1 else ''}"
-    what = "" if choice.machine else "memory "
-    return (f"run by {setting.runtime} ({setting.library}) in {setting.precision}{device}, {threads}; "
-            f"{what}measured on machine {setting.machine[:4]}")  # fmt: skip
+    measured = "" if choice.machine else "memory "
+    return (
+        f"{setting.runtime} ({setting.library}), {setting.precision}, {threads}, {measured}as measured on machine "
+        f"{setting.machine[:4]}{device}"
+    )
 
 
 def _passing(passing: Sequence[Verdict], choice: Choice) -> list[Text | Table]:
@@ -125,9 +128,7 @@ def _passing(passing: Sequence[Verdict], choice: Choice) -> list[Text | Table]:
     headings = ("#", "front", "model", *(words.NAMES[key] for key in keys), "runtime", "why")
     over = " and ".join(words.NAMES[key] for key in keys if key in ("accuracy", *choice.budget.objective))
     count = sum(verdict.on_front for verdict in passing)
-    note = (
-        f"{ON_FRONT} marks the Pareto front of {over}: nothing that passes is better than these {count} in all of it."
-    )
+    note = f"{ON_FRONT} marks the Pareto front of {over}: nothing that passes beats one of these {count} in all of it."
     if count == 1:
         note = f"{ON_FRONT} marks the Pareto front of {over}: nothing that passes is better in any of it."
     return [Table(headings, tuple(body), frozenset({0, *range(3, 3 + len(keys))})), Text(note)]

@@ -93,3 +93,12 @@ def test_no_torch_is_needed() -> None:
         "device=load_device('this-machine')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(MIXED)], check=False).returncode == 0
+
+
+def test_the_page_of_the_documentation_shows_real_output() -> None:
+    import kdbench
+
+    text = (Path(kdbench.__file__).parent / "docs" / "pick.md").read_text("utf-8")
+    shown = text.partition("```text\n")[2].partition("```")[0]
+    page = render_choice(choose(Budget(min_accuracy=0.9), "raspberry-pi-4"))
+    assert set(filter(None, shown.splitlines())) <= set(page.splitlines())
