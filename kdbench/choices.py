@@ -156,7 +156,9 @@ class Figure(Frozen):
     judged: float = Field(description="what limits are held against: the worse end of its interval, where it has one")
     basis: str = Field(description="what `judged` is")
     interval: tuple[float, float] | None = None
-    detail: str = Field(default="", description="of a recall the class, of a memory the machine")
+    detail: str = Field(
+        default="", description="of a recall the class, of a drop the teacher, of a latency whether it is unstable"
+    )
 
 
 class DeviceSetting(Frozen):
@@ -192,7 +194,8 @@ class Verdict(Frozen):
     teacher: str = ""
     cell_id: str
     run_id: str = Field(default="", description="of its seeds the one that validation says is best")
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = Field(default=(), description="of its runs with a result")
+    failed_runs: int = Field(default=0, ge=0, description="of its runs those without")
     setting: DeviceSetting | None = Field(default=None, description="of its settings the best one that passes")
     figures: dict[LimitKey, Figure] = Field(default_factory=dict)
     checks: tuple[Check, ...] = ()

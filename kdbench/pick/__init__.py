@@ -20,7 +20,7 @@ from kdbench.pick.page import render_choice
 from kdbench.pick.rules import Judged, judge_all, relaxations_of, verdicts_of
 from kdbench.pick.scope import Scope, of_one_dataset, scope_of
 from kdbench.report.outcomes import Outcomes
-from kdbench.report.rows import build_rows
+from kdbench.report.rows import Row, build_rows
 from kdbench.types import ProfileRecord, RunRecord
 
 __all__ = ["judge", "no_student_fits", "pick_student", "render_choice"]
@@ -90,8 +90,14 @@ def judge(
         run_id=passing[0].candidate.run_id if passing else "",
         verdicts=verdicts,
         relaxations=() if passing else relaxations_of(candidates, scope.limits),
-        notes=(*scope.notes, *_not_in_the_order(scope, budget, passing)),
+        notes=(*_leaks(small), *scope.notes, *_not_in_the_order(scope, budget, passing)),
     )
+
+
+def _leaks(rows: Sequence[Row]) -> list[str]:
+    """Why accuracies may be too good to be true, as the runs' data cards say."""
+    cards = [record.data for row in rows for record in row.records if record.data is not None]
+    return [f"Leaky protocol: {leak}." for leak in sorted({card.leak.rstrip(".") for card in cards}) if leak]
 
 
 def _not_in_the_order(scope: Scope, budget: Budget, passing: Sequence[Judged]) -> list[str]:

@@ -235,11 +235,12 @@ def _measured(row: Row, scope: Scope, with_memory: bool) -> list[tuple[DeviceSet
 
 def _latency(found: CellLatency) -> Figure:
     """Judged by the upper end of the interval of its median."""
+    detail = "unstable" if found.unstable else ""
     if found.interval_ms is not None:
-        basis = "upper end of the 95 % interval"
-        return Figure(value=found.median_ms, judged=found.interval_ms[1], basis=basis, interval=found.interval_ms)
+        basis, ends = "upper end of the 95 % interval", found.interval_ms
+        return Figure(value=found.median_ms, judged=ends[1], basis=basis, interval=ends, detail=detail)
     basis = "median + half the interquartile range: no interval was measured"
-    return Figure(value=found.median_ms, judged=found.median_ms + found.iqr_ms / 2, basis=basis)
+    return Figure(value=found.median_ms, judged=found.median_ms + found.iqr_ms / 2, basis=basis, detail=detail)
 
 
 def _memory(found: CellLatency, setting: LatencySetting, elsewhere: bool = False) -> dict[LimitKey, Figure]:

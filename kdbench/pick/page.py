@@ -93,6 +93,8 @@ def _portrait(chosen: Verdict, choice: Choice) -> list[Text | Table]:
     facts = f"Run {chosen.run_id}"
     if len(chosen.seeds) > 1:
         facts += f", of {len(chosen.seeds)} seeds the best one in validation"
+    if chosen.failed_runs:
+        facts += f"; {chosen.failed_runs} more {'runs' if chosen.failed_runs > 1 else 'run'} without a result"
     if chosen.setting is not None:
         facts += f"; {setting_text(chosen.setting, choice)}"
     table = Table(("figure", "value", "judged by", "limit", "inside by"), tuple(body), frozenset({1, 3, 4}))

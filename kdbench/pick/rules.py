@@ -155,7 +155,7 @@ def verdicts_of(
                 method=row.method,
                 teacher=row.teacher,
                 cell_id=row.cell_id,
-                seeds=row.seeds,
+                failed_runs=row.n_failed,
                 reason=f"no result: {row.failure}",
             )
         )
@@ -176,6 +176,7 @@ def _verdict(
         cell_id=row.cell_id,
         run_id=way.candidate.run_id,
         seeds=tuple(sorted(row.accuracies)),
+        failed_runs=row.n_failed,
         setting=way.option.setting,
         figures=dict(way.option.figures),
         checks=way.checks,

@@ -39,7 +39,8 @@ def amount(value: float, key: LimitKey, digits: int | None = None) -> str:
     """A figure with its unit: "91.0 %", "2.31 ms", "0.57 M", "2.3 MB"."""
     kind = KINDS[key]
     if kind == "fraction":
-        return f"{100 * value:.{1 if digits is None else digits}f} %"
+        unit = "points" if key == "drop" else "%"
+        return f"{100 * value:.{1 if digits is None else digits}f} {unit}"
     if kind == "ms":
         return f"{value:.{(2 if value < 10 else 1) if digits is None else digits}f} ms"
     text = scaled(value) if digits is None else _scaled(value, digits)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contenders import contender, taught
-from record_factory import answered, environment, isolated, latency, profile_record, record, spec, teacher
+from record_factory import answered, card, environment, isolated, latency, profile_record, record, spec, teacher
 
 from kdbench.choices import Budget, BytesLimit, Choice, DeviceLimits, DeviceProfile, TimeLimit, Verdict
 from kdbench.errors import ConfigError, NoStudentFits, RecordError, UnknownName
@@ -172,7 +172,7 @@ def test_a_drop_is_counted_from_the_best_teacher() -> None:
     teachers = [record(teacher("resnet50"), 0.9), record(teacher("vit_tiny"), 0.95)]
     choice = judge([contender("a", 0.92), *teachers], Budget(max_drop=0.02))
     assert choice.chosen is None
-    assert "drop to the best teacher: 3.0 % (vit_tiny; means over the seeds" in choice.verdicts[0].reason
+    assert "drop to the best teacher: 3.0 points (vit_tiny; means over the seeds" in choice.verdicts[0].reason
     assert judge([contender("a", 0.92), *teachers], Budget(max_drop="3%")).chosen is not None
 
 
@@ -214,6 +214,23 @@ def test_a_failed_run_is_listed_with_its_reason() -> None:
     choice = judge([contender("a"), record(spec("broken"), status="diverged")], Budget())
     assert states(choice) == {"a": "chosen", "broken": "no result"}
     assert verdict(choice, "broken").reason == "no result: Diverged: loss nan at step 17"
+
+
+def test_seeds_without_a_result_are_counted() -> None:
+    records = [contender("a"), record(spec("a", seed=1), status="diverged")]
+    choice = judge(records, Budget())
+    assert (choice.verdicts[0].seeds, choice.verdicts[0].failed_runs) == ((0,), 1)
+    assert "; 1 more run without a result" in render_choice(choice)
+
+
+def test_a_leaky_protocol_is_said() -> None:
+    leaky = contender("a", data=card(leak="copies of one original are on both sides."))
+    assert judge([leaky], Budget()).notes == ("Leaky protocol: copies of one original are on both sides.",)
+
+
+def test_an_unstable_latency_is_said() -> None:
+    choice = judge([contender("a", latencies=[latency(5.0, unstable=True)])], Budget(max_latency_ms=1))
+    assert "latency: 5.12 ms (unstable; median + half" in choice.verdicts[0].reason
 
 
 def test_teachers_only_where_asked() -> None:

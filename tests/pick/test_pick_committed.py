@@ -101,4 +101,6 @@ def test_the_page_of_the_documentation_shows_real_output() -> None:
     text = (Path(kdbench.__file__).parent / "docs" / "pick.md").read_text("utf-8")
     shown = text.partition("```text\n")[2].partition("```")[0]
     page = render_choice(choose(Budget(min_accuracy=0.9), "raspberry-pi-4"))
-    assert set(filter(None, shown.splitlines())) <= set(page.splitlines())
+    lines = [{" ".join(line.split()) for line in one.splitlines()} for one in (shown, page)]  # columns may widen
+    assert len(lines[0]) > 3
+    assert lines[0] <= lines[1]
