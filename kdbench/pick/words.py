@@ -62,7 +62,7 @@ def gap(value: float, key: LimitKey) -> str:
 def told_apart(value: float, limit: float, key: LimitKey) -> tuple[str, str]:
     """Both with as many digits as it takes for different ones to look different."""
     texts = amount(value, key), amount(limit, key)
-    for digits in range(1, MOST_DIGITS + 1):
+    for digits in range(2, MOST_DIGITS + 1):
         if value == limit or texts[0] != texts[1]:
             break
         texts = amount(value, key, digits), amount(limit, key, digits)
