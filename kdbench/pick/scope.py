@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from kdbench.choices import FLOORS, KINDS, Budget, DeviceProfile, Limit, LimitKey
+from kdbench.choices import KINDS, Budget, DeviceProfile, Limit, LimitKey
 from kdbench.environment import collect
 from kdbench.errors import ConfigError, RecordError, UnknownName
 from kdbench.report.figures import LatencySetting, undisplaced
@@ -192,5 +192,6 @@ def _limits(budget: Budget, device: DeviceProfile | None, judge_latency: bool) -
         both = [Limit(key=key, value=asked)] if asked is not None else []
         both += [own] if own is not None else []
         if both:
-            limits.append(min(both, key=lambda limit: -limit.value if limit.key in FLOORS else limit.value))
+            # a device only ever says what there may be at most
+            limits.append(min(both, key=lambda limit: limit.value))
     return tuple(limits), unused

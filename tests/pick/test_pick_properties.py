@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
+import pytest
 from contenders import contender
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,9 +197,11 @@ def test_what_is_said_to_do_does(field: tuple[list[RunRecord], list[Way]], budge
     alone = [relaxation for relaxation in choice.relaxations if len(relaxation.changes) == 1]
     for name, limit in ((name, getattr(budget, name)) for name in GRID):
         if choice.chosen is None and limit is not None:
-            would_do = any(keeps(way, budget.model_copy(update={name: None})) and way.judged(KEY_OF[name]) is not None
-                           for way in ways)  # fmt: skip
-            assert would_do == any(KEY_OF[name] in relaxation.changes for relaxation in alone)
+            key, best = KEY_OF[name], max if name.startswith("min") else min
+            would_do = [judged for way in ways if keeps(way, budget.model_copy(update={name: None}))
+                        and (judged := way.judged(key)) is not None]  # fmt: skip
+            said = [relaxation.changes[key] for relaxation in alone if key in relaxation.changes]  # type: ignore[index]
+            assert said == ([pytest.approx(best(would_do), rel=1e-2, abs=1e-4)] if would_do else [])
     if choice.chosen is None and not choice.relaxations:  # only measuring helps
         asked = [key for name, key in KEY_OF.items() if getattr(budget, name) is not None]
         assert all(any(way.judged(key) is None for key in asked) for way in ways)
