@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from kdbench._version import __version__
 
 if TYPE_CHECKING:
-    from kdbench.config import Suite
+    from kdbench.choices import Budget, Choice
+    from kdbench.config import Suite, load_device
     from kdbench.data.dataset import Dataset, open_dataset
     from kdbench.data.memory import from_arrays, from_torch
     from kdbench.engine.distill import Distilled, distill
     from kdbench.errors import KdbenchError
     from kdbench.model import build as build_model
+    from kdbench.pick import pick_student
     from kdbench.profiling.profile import profile_model
     from kdbench.profiling.session import Sampling
     from kdbench.report import Outcomes, collect, collect_profiles, render
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Budget",
+    "Choice",
     "Dataset",
     "DatasetSpec",
     "Distilled",
@@ -67,8 +71,10 @@ __all__ = [
     "evaluate_results",
     "from_arrays",
     "from_torch",
+    "load_device",
     "load_suite",
     "open_dataset",
+    "pick_student",
     "plan_suite",
     "profile",
     "profile_model",
@@ -78,6 +84,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Budget": "kdbench.choices",
+    "Choice": "kdbench.choices",
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
@@ -93,8 +101,10 @@ _HOMES = {
     "evaluate_results": "kdbench.suite.evaluate",
     "from_arrays": "kdbench.data.memory",
     "from_torch": "kdbench.data.memory",
+    "load_device": "kdbench.config",
     "load_suite": "kdbench.suite.plan",
     "open_dataset": "kdbench.data.dataset",
+    "pick_student": "kdbench.pick",
     "plan_suite": "kdbench.suite.api",
     "profile": "kdbench.suite.profile",
     "profile_model": "kdbench.profiling.profile",
