@@ -111,6 +111,10 @@ class Locked(RecordError):
     """Another kdbench process is writing into the same results folder."""
 
 
+class ExportError(KdbenchError):
+    """A trained network cannot be exported, or an exported folder cannot be used."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows its first line; its class where it says nothing."""
     text = str(error).strip()
