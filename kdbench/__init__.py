@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kdbench._version import __version__
 
 if TYPE_CHECKING:
+    from kdbench.compress.artefact import Artefact
+    from kdbench.compress.classifier import Classifier, Predictions
     from kdbench.config import Suite
     from kdbench.data.dataset import Dataset, open_dataset
     from kdbench.data.memory import from_arrays, from_torch
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.evaluate import evaluate_results
+    from kdbench.suite.export import export_run, load_export, load_run
     from kdbench.suite.plan import load_suite
     from kdbench.suite.profile import Measures, profile, profile_results
     from kdbench.types import (
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Artefact",
+    "Classifier",
     "Dataset",
     "DatasetSpec",
     "Distilled",
@@ -52,6 +57,7 @@ __all__ = [
     "MethodSpec",
     "ModelChoice",
     "Outcomes",
+    "Predictions",
     "RunRecord",
     "RunSpec",
     "Sampling",
@@ -65,8 +71,11 @@ __all__ = [
     "collect_profiles",
     "distill",
     "evaluate_results",
+    "export_run",
     "from_arrays",
     "from_torch",
+    "load_export",
+    "load_run",
     "load_suite",
     "open_dataset",
     "plan_suite",
@@ -78,11 +87,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Artefact": "kdbench.compress.artefact",
+    "Classifier": "kdbench.compress.classifier",
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
     "Measures": "kdbench.suite.profile",
     "Outcomes": "kdbench.report",
+    "Predictions": "kdbench.compress.classifier",
     "Sampling": "kdbench.profiling.session",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",
@@ -91,8 +103,11 @@ _HOMES = {
     "collect_profiles": "kdbench.report",
     "distill": "kdbench.engine.distill",
     "evaluate_results": "kdbench.suite.evaluate",
+    "export_run": "kdbench.suite.export",
     "from_arrays": "kdbench.data.memory",
     "from_torch": "kdbench.data.memory",
+    "load_export": "kdbench.suite.export",
+    "load_run": "kdbench.suite.export",
     "load_suite": "kdbench.suite.plan",
     "open_dataset": "kdbench.data.dataset",
     "plan_suite": "kdbench.suite.api",
