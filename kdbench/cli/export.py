@@ -23,6 +23,9 @@ def export(
             show_default=False,
         ),
     ] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="YAML file that declares data sets of your own, as a suite does.")
+    ] = None,
     data_root: DataRoot = None,
 ) -> None:
     """Write a trained network into a folder that works without kdbench's records and data sets.
@@ -34,11 +37,16 @@ def export(
 
     Example: kdbench export 'mobilenetv3_small_050/ce' --results results/quickstart --out deployed
     """
-    from kdbench.cli.screen import Screen
-    from kdbench.suite.export import Format, export_run
-
     formats = None if form is None else [part.strip() for part in form.split(",") if part.strip()]
     try:
+        # imported late, so that `kdbench --help` does not wait for torch
+        from kdbench.cli.screen import Screen
+        from kdbench.config import parse_sources, read_sources
+        from kdbench.suite.export import Format, export_run
+        from kdbench.suite.plan import RegistryNames
+
+        if sources is not None:
+            parse_sources(read_sources(str(sources)), str(sources), RegistryNames(sources.parent))
         with Screen() as screen:
             done = export_run(
                 results, run, out, formats=cast("list[Format] | None", formats), root=data_root, progress=screen

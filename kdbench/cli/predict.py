@@ -103,7 +103,7 @@ def predict(
     _show(found, abstain, top)
     silent = int((found.probabilities.max(axis=1) < abstain).sum())
     typer.echo(
-        f"{len(found.files)} images by {classifier.title} ({classifier.runtime})"
+        f"{len(found.files)} image{'s' if len(found.files) != 1 else ''} by {classifier.title} ({classifier.runtime})"
         + (f", {silent} {_ABSTAINED} (below {abstain:g})" if abstain else "")
         + (f", {len(skipped)} files skipped" if skipped else ""),
         err=True,

@@ -73,7 +73,7 @@ class Preprocessing(Frozen):
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """An RGB image as (S, S, 3) uint8, by the code that decoded the training images."""
-        return normalise_stain(fit_image(image, self._spec), self.stain)[0]
+        return np.array(normalise_stain(fit_image(image, self._spec), self.stain)[0])  # Pillow's own may not be written
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
         """What the network is fed, (N, 3, S, S) float32, of images (N, S, S, 3) uint8."""
@@ -128,7 +128,7 @@ class ExportRecord(Frozen):
     leak: str = Field(default="", description='why it may have known test images before its test; "": it did not')
     test_accuracy: float = Field(ge=0, le=1)
     test_images: int = Field(ge=1)
-    licence: str = Field(description="of the architecture and its published weights")
+    licence: str = Field(description="of the architecture")
     citation: str = Field(description="of the architecture")
     data_licences: dict[str, str] = Field(default_factory=dict, description="by source of the images it learned from")
     data_citations: dict[str, str] = Field(default_factory=dict, description="by source")
@@ -191,7 +191,7 @@ def read_export(folder: Path | str) -> Artefact:
     folder = Path(folder)
     hint = "`kdbench export RUN --results DIR --out FOLDER` makes one"
     if not folder.is_dir():
-        raise ExportError(f"{folder} is no folder; name an exported one: {hint}")
+        raise ExportError(f"{folder} is no folder; name an exported one: {hint}; a run needs --results")
     if not (folder / ABOUT).is_file():
         raise ExportError(f"{folder} is no exported folder: it holds no {ABOUT}; {hint}")
     about = _read(folder / ABOUT, ExportRecord)

@@ -23,7 +23,7 @@ from kdbench.model import resolve
 from kdbench.paths import cache_root, data_root
 from kdbench.profiling.conversion import installed
 from kdbench.profiling.runtime import RUNTIMES, Setting, usable
-from kdbench.store import Store, refuse_used
+from kdbench.store import Store, find_stores, refuse_used
 from kdbench.suite.run import load_trained, load_weights
 from kdbench.types import DataCard, Metrics, Progress, RunRecord
 
@@ -151,7 +151,9 @@ def find_run(store: Store, run: str) -> RunRecord:
     """
     records = sorted(store.records(), key=lambda record: (record.spec.title, record.run_id))
     if not records:
-        raise RecordError(f"{store.root} holds no records; give the results folder of a suite as --results")
+        below = ", ".join(str(one.root) for one in find_stores(store.root)[:_LISTED])
+        hint = f"there are some in {below}" if below else "give the results folder of a suite as --results"
+        raise RecordError(f"{store.root} holds no records; {hint}")
     is_id = re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},16}}", run) is not None
     found = [record for record in records if is_id and record.run_id.startswith(run)]
     found = found or [record for record in records if record.spec.title == run]
@@ -195,7 +197,9 @@ def _network(record: RunRecord, card: DataCard, store: Store) -> nn.Module:
 def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str, ...]) -> ExportRecord:
     spec = record.spec
     facts = resolve(spec.model.name)
-    sources = [SOURCES.get(name) for name in card.sources if name in SOURCES]
+    sources = {name: SOURCES.get(name) if name in SOURCES else None for name in card.sources}
+    if record.tuning is not None and record.tuning.precision == "bf16":
+        notes = (*notes, "its test accuracy was measured in bf16, as it was trained; the files here answer in fp32")
     return ExportRecord(
         run_id=record.run_id,
         title=spec.title,
@@ -211,8 +215,8 @@ def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str
         test_images=metrics.count,
         licence=facts.licence,
         citation=facts.paper,
-        data_licences={source.name: source.licence for source in sources},
-        data_citations={source.name: source.citation for source in sources},
+        data_licences={name: (source and source.licence) or "not stated" for name, source in sources.items()},
+        data_citations={name: (source and source.citation) or "" for name, source in sources.items()},
         notes=notes,
         spec=spec,
         kdbench=__version__,

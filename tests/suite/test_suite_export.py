@@ -315,6 +315,30 @@ def test_no_results_there(tmp_path):
         find_run(Store(tmp_path / "none"), "crop")
 
 
+def test_results_folders_below_are_named(deployed):
+    with pytest.raises(RecordError, match=rf"holds no records; there are some in {deployed.results}$"):
+        find_run(Store(deployed.folder), "crop")
+
+
+def test_a_network_that_was_tested_in_bf16_says_so(results, deployed, tmp_path):
+    record = deployed.record("crop")
+    tuning = record.tuning.model_copy(update={"precision": "bf16"})
+    Store(results).record_path(record.run_id).write_text(record.model_copy(update={"tuning": tuning}).model_dump_json())
+    done = export_run(results, record.run_id, tmp_path / "x", formats=["safetensors"])
+    assert done.about.notes == (
+        "its test accuracy was measured in bf16, as it was trained; the files here answer in fp32",
+    )
+    assert done.about.notes[0] in (tmp_path / "x" / README).read_text()
+
+
+def test_a_data_set_that_is_not_known_here_has_no_licence_to_state(results, deployed, tmp_path):
+    record = deployed.record("crop")
+    card = record.data.model_copy(update={"sources": {"clinic": 60}})
+    Store(results).record_path(record.run_id).write_text(record.model_copy(update={"data": card}).model_dump_json())
+    done = export_run(results, record.run_id, tmp_path / "x", formats=["safetensors"])
+    assert done.about.data_licences == {"clinic": "not stated"}
+
+
 def test_a_run_without_its_weights(results, deployed, tmp_path):
     run = deployed.record("crop").run_id
     Store(results).weights_path(run).unlink()
