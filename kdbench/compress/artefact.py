@@ -44,7 +44,7 @@ class Preprocessing(Frozen):
 
     kind: Literal["kdbench-preprocessing"] = "kdbench-preprocessing"
     schema_version: int = EXPORT_SCHEMA_VERSION
-    image_size: int = Field(ge=1, description="pixels, both sides")
+    image_size: int = Field(ge=16, le=1024, description="pixels, both sides")
     fit: Fit
     crop_fraction: float = Field(gt=0, le=1, description="of the shorter side, for fit: crop")
     resampling: Literal["bicubic"] = Field(default="bicubic", description="Pillow's, which smooths when it shrinks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdbench.compress.artefact import LABELS, ONNX, WEIGHTS, ExportRecord, Preprocessing
 
 _RESIZE = {
-    "crop": """side = max(1, round(min(image.size) * {crop:g}))
+    "crop": """side = max(1, round(min(image.size) * {crop}))
 left, top = (image.width - side) // 2, (image.height - side) // 2
 image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))""",
     "stretch": "image = image.resize((size, size), Image.Resampling.BICUBIC)",

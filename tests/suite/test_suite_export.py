@@ -434,6 +434,24 @@ def test_an_unknown_runtime(folder):
         load_export(folder, "tvm")
 
 
+def test_where_onnxruntime_is_not_installed_torch_takes_over(folder, monkeypatch):
+    for module in ("kdbench.suite.export", "kdbench.compress.classifier"):
+        monkeypatch.setattr(f"{module}.installed", lambda *_: Availability(False, "onnxruntime is not installed"))
+    assert load_export(folder).runtime == "torch"
+    with pytest.raises(RuntimeUnavailable, match="onnxruntime is not installed; or take --runtime torch"):
+        load_export(folder, "onnxruntime")
+
+
+def test_an_onnx_file_of_another_network(folder, deployed):
+    """It loads, and then takes or gives something else."""
+    graph = onnx.load(folder / ONNX)
+    graph.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 48
+    change(folder, ONNX, graph.SerializeToString())
+    with pytest.raises(ExportError, match=r"onnxruntime cannot run it|cannot be loaded") as refused:
+        load_export(folder).predict(deployed.test_files("crop")[:1])
+    assert "\n" not in str(refused.value)
+
+
 def test_a_folder_works_where_nothing_else_is(folder, deployed, tmp_path, monkeypatch):
     """Neither records nor data sets nor a cache."""
     file = tmp_path / "one.png"
