@@ -87,8 +87,9 @@ class Preprocessing(Frozen):
 
     def _steps(self) -> tuple[str, ...]:
         size = f"{self.image_size} x {self.image_size} pixels, bicubic (Pillow's, which smooths when it shrinks)"
+        side = "the shorter side" if self.crop_fraction == 1 else f"{self.crop_fraction:g} of the shorter side"
         fits = {
-            "crop": f"crop the middle square, {self.crop_fraction:g} of the shorter side, and resize it to {size}",
+            "crop": f"crop the middle square, {side}, and resize it to {size}",
             "stretch": f"resize to {size}, whatever the shape",
             "pad": f"resize the longer side to fit, pad with the mean colour of the border: {size}",
         }

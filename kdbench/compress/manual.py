@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdbench.compress.artefact import LABELS, ONNX, WEIGHTS, ExportRecord, Preprocessing
 
 _RESIZE = {
-    "crop": """side = max(1, round(min(image.size) * {crop}))
+    "crop": """side = max(1, round(min(image.size){part}))
 left, top = (image.width - side) // 2, (image.height - side) // 2
 image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))""",
     "stretch": "image = image.resize((size, size), Image.Resampling.BICUBIC)",
@@ -24,7 +24,7 @@ pixels = np.asarray(image, np.float32) / 255
 pixels = ((pixels - {mean}) / {std}).astype(np.float32).transpose(2, 0, 1)[None]
 logits = onnxruntime.InferenceSession("{onnx}").run(["logits"], {{"image": pixels}})[0][0]
 probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-print(dict(zip(json.load(open("{labels}")), probabilities.round(4).tolist())))
+print(dict(zip(json.load(open("{labels}")), probabilities.astype(float).round(4).tolist())))
 """
 
 _WITH_KDBENCH = """import sys
@@ -37,7 +37,8 @@ print(dict(zip(found.labels, found.probabilities[0].round(4).tolist())))
 
 def program(preprocessing: Preprocessing) -> str:
     """Python that asks the network of one image file, with onnxruntime, numpy and Pillow alone; run in the folder."""
-    resize = _RESIZE[preprocessing.fit].format(crop=preprocessing.crop_fraction)
+    part = "" if preprocessing.crop_fraction == 1 else f" * {preprocessing.crop_fraction}"
+    resize = _RESIZE[preprocessing.fit].format(part=part)
     return _PROGRAM.format(
         size=preprocessing.image_size,
         resize=resize,

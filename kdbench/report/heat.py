@@ -46,9 +46,9 @@ def draw_heat(
         figure = Figure(figsize=(9.0, 4.9), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)
         figure.text(0.03, 0.965, name, fontsize=13, fontweight="bold", va="top")
-        figure.text(0.03, 0.895, "   ".join(f"{label} {share:.1%}" for label, share in answers), fontsize=9, va="top")
-        left = figure.add_axes((0.03, 0.12, 0.385, 0.7))
-        right = figure.add_axes((0.435, 0.12, 0.385, 0.7))
+        figure.text(0.03, 0.905, "   ".join(f"{label} {share:.1%}" for label, share in answers), fontsize=9, va="top")
+        left = figure.add_axes((0.03, 0.11, 0.385, 0.7))
+        right = figure.add_axes((0.435, 0.11, 0.385, 0.7))
         left.set_title("what the network sees", loc="left", fontsize=9)
         right.set_title(f"what '{answers[0][0]}' rests on", loc="left", fontsize=9)
         for axes in (left, right):
@@ -59,7 +59,7 @@ def draw_heat(
         right.imshow(pixels @ np.asarray([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         alpha = 0.75 * (np.abs(heat) / most) ** 0.7
         right.imshow(heat, cmap="RdBu_r", vmin=-most, vmax=most, alpha=alpha, interpolation="bilinear")
-        scale = figure.add_axes((0.845, 0.12, 0.022, 0.7))
+        scale = figure.add_axes((0.845, 0.11, 0.022, 0.7))
         scale.imshow(
             np.linspace(most, -most, 256)[:, None], cmap="RdBu_r", aspect="auto", extent=(0, 1, -most, most)
         )  # fmt: skip
