@@ -168,7 +168,7 @@ def find_run(store: Store, run: str) -> RunRecord:
         raise RecordError(f"'{run}' is {len(found)} runs of {store.root}; give more of one's id:{listed}{more}")
     short = f"; an id needs {_LEAST_DIGITS} digits" if re.fullmatch(r"[0-9a-f]+", run) and not is_id else ""
     raise RecordError(
-        f"'{run}' is none of the {len(records)} runs of {store.root}{short}; one is {records[0].run_id}, "
+        f"there is no run '{run}' among the {len(records)} of {store.root}{short}; one is {records[0].run_id}, "
         f"'{records[0].spec.title}'"
     )
 

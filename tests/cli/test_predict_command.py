@@ -183,7 +183,7 @@ def test_no_exported_folder(kdbench, images, deployed):
 def test_no_such_run(kdbench, images, deployed):
     code, _, err = kdbench("predict", "zebra", images, "--results", deployed.results)
     assert code == 2
-    assert "error: 'zebra' is none of the 7 runs of" in err
+    assert "error: there is no run 'zebra' among the 7 of" in err
     code, _, err = kdbench("predict", "simkd", images, "--results", deployed.results, "--runtime", "onnxruntime")
     assert code == 2
     assert "kdbench export" in err

@@ -284,9 +284,9 @@ def test_a_run_is_found_by_its_id_or_its_title(deployed):
     [
         ("jtsc", "'jtsc' is 4 runs of"),
         ("*", "'*' is 7 runs of"),
-        ("zebra", "'zebra' is none of the 7 runs of"),
+        ("zebra", "there is no run 'zebra' among the 7 of"),
         ("abcde", "an id needs 6 digits"),
-        ("000000000", "'000000000' is none of the 7 runs"),
+        ("000000000", "there is no run '000000000' among the 7"),
     ],
 )
 def test_no_run_or_several(deployed, name, said):
