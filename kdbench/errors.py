@@ -129,6 +129,10 @@ class NoStudentFits(KdbenchError):
         super().__init__(f"{who}{verb} {', '.join(self.limits) or 'the budget'}{nearest}{advice}")
 
 
+class ExportError(KdbenchError):
+    """A trained network cannot be exported, or an exported folder cannot be used."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows its first line; its class where it says nothing."""
     text = str(error).strip()

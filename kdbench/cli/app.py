@@ -14,9 +14,11 @@ from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
 from kdbench.cli.data import data_app
 from kdbench.cli.evaluate import evaluate
+from kdbench.cli.export import export
 from kdbench.cli.export_data import export_data
 from kdbench.cli.list import list_app
 from kdbench.cli.pick import pick
+from kdbench.cli.predict import predict
 from kdbench.cli.profile import profile
 from kdbench.cli.report import report
 from kdbench.cli.run import run
@@ -35,6 +37,8 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(profile)
 app.command()(pick)
+app.command()(export)
+app.command()(predict)
 data_app.command("sample")(sample)
 data_app.command("export")(export_data)
 app.add_typer(list_app, name="list")
