@@ -57,13 +57,13 @@ def render_markdown(
     titles = dataset_titles([group[0].dataset for group in sections.values()])
     any_protocol = any(record.data is not None and record.data.protocol for record in records)
 
-    blocks = [f"# {escape(title)}", _summary(records)]
+    # the answer first: where splits are compared, that is what the page is for
+    blocks = [f"# {escape(title)}", _summary(records), *across_protocols(rows)]
     shown: set[str] = set()
     for name, group in zip(titles, sections.values(), strict=True):
         kept = _columns_with_figures(group, columns)
         shown |= {column.key for column in kept}
         blocks += _section(name, group, kept, columns, any_protocol)
-    blocks += across_protocols(rows)
     blocks += _failures(records)
     blocks += _unusable(outcomes.notes(records) if outcomes is not None else [])
     blocks += _legend([column for column in columns if column.key in shown])

@@ -8,9 +8,12 @@ import pytest
 
 from kdbench.model import MODELS
 from kdbench.report import Outcomes, collect, collect_profiles, render
+from kdbench.report.audits import render_audit
+from kdbench.store import load_audits
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-COMMITTED = ("bccd-small", "methods-small", "mixed-small")
+COMMITTED = ("bccd-leak", "bccd-small", "methods-small", "mixed-loso", "mixed-small")
+AUDITED = ("bccd", "mixed", "pbc")
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -39,3 +42,30 @@ def test_committed_profiles_name_no_place() -> None:
         assert "/home/" not in text
         assert "/work" not in text
         assert "/tmp" not in text
+
+
+@pytest.mark.parametrize("name", AUDITED)
+def test_the_page_of_an_audit_follows_from_its_record(name: str) -> None:
+    (record,) = load_audits(RESULTS / "audits" / f"{name}.json")
+    assert record.name == name
+    page = (RESULTS / "audits" / f"{name}.md").read_text(encoding="utf-8")
+    assert render_audit(record) == page
+    assert not [word for word in ("/home/", "/work", "/tmp") if word in page + record.model_dump_json()]
+
+
+def test_the_audit_of_bccd_says_what_was_promised() -> None:
+    (record,) = load_audits(RESULTS / "audits" / "bccd.json")
+    assert record.originals is not None
+    assert record.originals.share >= 0.97
+    assert record.seconds < 600
+    assert len(record.originals.overlapping_across) == 8
+    (mixed,) = load_audits(RESULTS / "audits" / "mixed.json")
+    assert mixed.seconds < 180
+    assert mixed.counts["near"].across_sides == 0  # what is known to belong together stays together
+
+
+def test_what_a_leak_is_worth_stands_first() -> None:
+    page = (RESULTS / "bccd-leak" / "leaderboard.md").read_text(encoding="utf-8")
+    assert page.index("## What the protocol is worth") < page.index("## bccd, 64 px")
+    assert "pooled-random (leaky) (%)" in page
+    assert page.count("**Leaky protocol") >= 1
