@@ -112,6 +112,11 @@ def spread_percent(fraction: float | None) -> str:
     return " ± <0.1" if 0 < fraction < 0.0005 else f" ± {percent(fraction)}"
 
 
+def p_text(p: float) -> str:
+    """A p-value: "0.034", and "<0.001" below that; it never reads 0."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def scaled(count: float) -> str:
     """A count with its decimal prefix: 570,000 as "0.57 M"."""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -181,6 +181,8 @@ def _plain(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
         "dataset": row.dataset.name,
         "image_size": row.dataset.image_size,
         "rank": row.rank,
+        "rank_low": row.rank_range[0] if row.rank_range else None,
+        "rank_high": row.rank_range[1] if row.rank_range else None,
         "role": row.role,
         "model": row.model,
         "method": row.method,
