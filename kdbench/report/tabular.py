@@ -34,7 +34,7 @@ def to_frame(
     """One row for each cell; what is not known is NA. Columns are typed even where figures are missing."""
     rows = build_rows(records, profiles, outcomes)
     columns = columns_for(rows)
-    return _typed_frame([_plain(row, columns) for row in rows])
+    return _typed_frame([plain_row(row, columns) for row in rows])
 
 
 def to_csv(
@@ -56,7 +56,7 @@ def to_json(
             {"key": column.key, "title": column.title, "better": column.better, "note": column.note}
             for column in columns
         ],
-        "rows": [_plain(row, columns) | {"run_ids": [record.run_id for record in row.records]} for row in rows],
+        "rows": [plain_row(row, columns) | {"run_ids": [record.run_id for record in row.records]} for row in rows],
     }
 
 
@@ -167,7 +167,7 @@ def _typed_frame(plain: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _plain(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
+def plain_row(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
     """A row as names and numbers."""
     figures: dict[str, Any] = {}
     for column in columns:
