@@ -6,7 +6,6 @@ count as independent (`report.stats.difference`); of leaderboards in JSON only t
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from kdbench.errors import RecordError, SchemaMismatch, UnknownName
 from kdbench.report import collect
@@ -23,6 +23,7 @@ from kdbench.report.column import MISSING, NOT_APPLICABLE, Column, columns_for, 
 from kdbench.report.outcomes import Outcomes
 from kdbench.report.paired import ALPHA, holm, paired
 from kdbench.report.rows import Row, build_rows
+from kdbench.report.schema import Leaderboard
 from kdbench.report.stats import Grouped, difference
 from kdbench.report.tabular import REPORT_SCHEMA_VERSION, plain_row
 from kdbench.report.text import escape, grid
@@ -295,24 +296,22 @@ def _board(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> Board:
 def _read_board(name: str, path: Path) -> Board:
     """A leaderboard as JSON. Raises: SchemaMismatch; OSError if it is not there."""
     try:
-        page = json.loads(path.read_text(encoding="utf-8"))
-        if page["schema_version"] != REPORT_SCHEMA_VERSION:
-            raise ValueError(
-                f"its schema version is {page['schema_version']}, this kdbench reads {REPORT_SCHEMA_VERSION}"
-            )
-        columns = {column["key"]: column for column in page["columns"]}
-        entries = tuple(Entry(dict(row)) for row in page["rows"])
-        return Board(
-            name,
-            entries,
-            {key: column["title"] for key, column in columns.items()},
-            {key: column["note"] for key, column in columns.items()},
-        )
-    except (ValueError, KeyError, TypeError) as problem:
-        said = f"{problem} is missing" if isinstance(problem, KeyError) else str(problem)
+        page = Leaderboard.model_validate_json(path.read_bytes())
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise SchemaMismatch(
-            f"{path} is no leaderboard: {said}; `kdbench report --format json --out FILE` writes one"
+            f"{path} is no leaderboard of schema {REPORT_SCHEMA_VERSION}: {where}: {first['msg']}; "
+            "`kdbench report --format json --out FILE` writes one"
         ) from None
+    entries = tuple(Entry(row.model_dump()) for row in page.rows)
+    columns = {column.key: column for column in page.columns}
+    return Board(
+        name,
+        entries,
+        {key: column.title for key, column in columns.items()},
+        {key: column.note for key, column in columns.items()},
+    )
 
 
 # ---------------------------------------------------------------- what changed

@@ -39,6 +39,7 @@ def render_markdown(
     title: str = "Leaderboard",
     profiles: Iterable[ProfileRecord] = (),
     outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> str:
     """The whole page.
 
@@ -48,10 +49,11 @@ def render_markdown(
         title: the page's heading.
         profiles: costs measured apart from the runs, in any order; they join the rows they belong to.
         outcomes: where the answers of the runs are looked up; without it no figure that needs them is there.
+        names: of the columns wanted, as `columns_for` takes them; None is all of them.
     """
     records, profiles = newest(records), newest_profiles(profiles)
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
+    columns = columns_for(rows, names)
     sections: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sections[dataset_key(row.dataset)].append(row)
@@ -187,7 +189,7 @@ def _portrait(row: Row, columns: Sequence[Column]) -> str:
 
 def _table(rows: Sequence[Row], columns: Sequence[Column], ranges: bool = False) -> str:
     """Args: ranges: whether the ranks that a row can have stand beside its rank."""
-    best = {column.key: _best(rows, column) for column in columns}
+    best = {column.key: best_cells(rows, column) for column in columns}
     body = []
     for row in rows:
         cells = [escape(column.show(row)) for column in columns]
@@ -195,15 +197,15 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], ranges: bool = False)
             f"**{cell}**" if row.cell_id in best[column.key] else cell
             for cell, column in zip(cells, columns, strict=True)
         ]
-        if not row.n_ok:  # the reason stands where the eye looks for the result
+        if cells and not row.n_ok:  # the reason stands where the eye looks for the result
             cells[0] = f"failed ({escape((row.failure or '').partition(':')[0])})"
         teacher = escape(row.teacher) or NOT_APPLICABLE
-        body.append([_rank(row, ranges), escape(row.model), row.role, escape(row.method), teacher, *cells])
+        body.append([rank_text(row, ranges), escape(row.model), row.role, escape(row.method), teacher, *cells])
     headings = ["#", "model", "role", "method", "teacher", *(escape(column.heading) for column in columns)]
     return grid(body, headings, ("right", *["left"] * 4, *["right"] * len(columns)))
 
 
-def _rank(row: Row, ranges: bool) -> str:
+def rank_text(row: Row, ranges: bool) -> str:
     """ "2 (1 to 5)"; "2 =" where another row has the same accuracy."""
     if row.rank is None:
         return NOT_APPLICABLE
@@ -213,7 +215,7 @@ def _rank(row: Row, ranges: bool) -> str:
     return f"{row.rank}{tied}{can_be}"
 
 
-def _best(rows: Sequence[Row], column: Column) -> set[str]:
+def best_cells(rows: Sequence[Row], column: Column) -> set[str]:
     """The cells of the small models with the best figure; none where all are equal or the column is not ranked."""
     figures = {
         row.cell_id: round(value, 12)  # the last digits may differ between equal means

@@ -29,27 +29,39 @@ COSTS_SCHEMA_VERSION = 1
 
 
 def to_frame(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """One row for each cell; what is not known is NA. Columns are typed even where figures are missing."""
+    """One row for each cell; what is not known is NA. Columns are typed even where figures are missing.
+
+    Args: names: of the columns wanted, as `columns_for` takes them; what tells the rows apart is always there.
+    """
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
+    columns = columns_for(rows, names)
     return _typed_frame([plain_row(row, columns) for row in rows])
 
 
 def to_csv(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> str:
     """The frame as CSV; an empty field is a missing figure."""
-    return str(to_frame(records, profiles, outcomes).to_csv(index=False, lineterminator="\n"))
+    return str(to_frame(records, profiles, outcomes, names).to_csv(index=False, lineterminator="\n"))
 
 
 def to_json(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """``{schema_version, columns, rows}``, plain values throughout; null is a missing figure."""
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
+    columns = columns_for(rows, names)
     return {
         "schema_version": REPORT_SCHEMA_VERSION,
         "columns": [
