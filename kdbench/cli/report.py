@@ -78,8 +78,13 @@ def report(
     if plot is not None:
         from kdbench.report.plots import plot_costs
 
-        plot_costs(costs, records, out=plot)
+        plot_costs(costs, records, out=plot, outcomes=outcomes)
         typer.echo(f"wrote {plot}", err=True)
+    if plots is not None:
+        from kdbench.report.pictures import plot_all
+
+        for path in plot_all(records, costs, outcomes, plots):
+            typer.echo(f"wrote {path}", err=True)
     names = [name.strip() for name in columns.split(",") if name.strip()] or None
     text = render(records, format.value, costs, outcomes, names)
     if check is not None:
