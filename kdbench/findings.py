@@ -156,6 +156,7 @@ class AuditRecord(Frozen):
     sources: dict[str, int] = Field(description="images taken from each source")
     classes: tuple[str, ...]
     splits: dict[SplitName, dict[str, int]] = Field(description="images by class on each side of the usual split")
+    protocol: str = Field(default="", description="how the sides were made")
     content_hash: str
     images: int = Field(description="that were compared: those of the data set, and those beside it")
     beside: dict[str, int] = Field(

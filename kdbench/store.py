@@ -180,7 +180,7 @@ class Store:
                 rows = csv.reader(file)
                 next(rows, None)
                 return [(row[0], row[1], row[2]) for row in rows]
-        except (OSError, IndexError, UnicodeDecodeError) as problem:
+        except (OSError, IndexError, UnicodeDecodeError, csv.Error) as problem:
             raise RecordError(f"no usable list of test images in {path}: {problem}; run the suite again") from None
 
     def read_items_of(self, dataset: DatasetSpec) -> list[tuple[str, str, str]]:
@@ -355,7 +355,8 @@ def newest_evaluations(evaluations: Iterable[EvaluationRecord]) -> list[Evaluati
         group.sort(key=lambda one: (one.metrics is not None, started_at(one), one.model_dump_json()))
         figures: dict[tuple[str, int], Corrupted] = {}
         for evaluation in group:
-            figures |= {(figure.corruption, figure.level): figure for figure in evaluation.corrupted}
+            if evaluation.weights == group[-1].weights:  # other weights are another model, whatever its run is called
+                figures |= {(figure.corruption, figure.level): figure for figure in evaluation.corrupted}
         together = tuple(figure for _, figure in sorted(figures.items()))
         last = group[-1]
         kept.append(last if together == last.corrupted else last.model_copy(update={"corrupted": together}))

@@ -571,6 +571,7 @@ class EvaluationRecord(Frozen):
     title: str = Field(default="", description="of that run")
     on: DatasetSpec = Field(description="the images, resolved")
     side: Literal["test", "all"] = Field(description="test: the run's own test images; all: a further data set")
+    weights: str = Field(default="", description='SHA-256 of the weights that were tried; "": not noted')
     metrics: Metrics | None = Field(default=None, description="of the images as they are")
     corrupted: tuple[Corrupted, ...] = ()
     data: DataCard | None = None

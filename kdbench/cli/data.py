@@ -72,7 +72,8 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
         out.print(_table(card))
         _say_how_split(out, card)
         if card.duplicates:
-            out.print(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
+            kept = "" if card.leak else "; each group is kept on one side"
+            out.print(f"{card.duplicates} images share their bytes with another{kept}")
         for reason, entries in _by_reason(card).items():
             more = f" and {len(entries) - NAMED} more" if len(entries) > NAMED else ""
             named = ", ".join(f"{entry.path} ({entry.count})" for entry in entries[:NAMED])
@@ -233,11 +234,11 @@ def spec_of(name: str, image_size: int, settings: list[str] | None) -> DatasetSp
     for setting in settings or ():
         key, equals, text = setting.partition("=")
         key = key.strip()
-        if not equals or key in ("", "name", "image_size", "content"):
+        if not equals or key in ("", "name", "image_size", "content", "protocol_version"):
             raise ConfigError([f"--set {setting}: KEY=VALUE is wanted, with a key such as fit, split_seed or sources"])
         try:
             asked[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date or a list that is none
             raise ConfigError([f"--set {setting}: the value cannot be read; write it as in a suite"]) from None
     try:
         return DatasetSpec.model_validate({"name": name, "image_size": image_size, **asked})

@@ -50,12 +50,13 @@ def evaluate(
 
     Example: kdbench evaluate --results results/quickstart --corruptions all --levels 1,3,5
     """
-    if not on and not corruptions:
+    if not on and not any(part.strip() for part in corruptions.split(",")):
         raise typer.BadParameter("say what to try: --on NAME, --corruptions NAME,... or both", param_hint="--on")
     numbers = _levels(levels)
     # imported late, so that `kdbench --help` does not wait for torch
     from kdbench.cli.screen import Screen
     from kdbench.config import parse_sources, read_sources
+    from kdbench.data.corruption import CORRUPTIONS
     from kdbench.store import Store
     from kdbench.suite.evaluate import evaluate_results
     from kdbench.suite.plan import RegistryNames
@@ -77,6 +78,7 @@ def evaluate(
                 only=only,
                 command=shlex.join(["kdbench", *_without_folders(sys.argv[1:])]),
                 made=screen.evaluated,
+                noted=screen.noted,
                 progress=screen,
             )
     except KeyboardInterrupt:
@@ -85,7 +87,8 @@ def evaluate(
     accuracies = {
         record.run_id: record.test_metrics.accuracy for record in Store(results).records() if record.test_metrics
     }
-    _show(found, numbers, accuracies)
+    names = CORRUPTIONS.names() if "all" in asked.corruptions else asked.corruptions
+    _show(found, names, numbers, accuracies)
     if failed := [one for one in found if one.failure is not None]:
         typer.echo(f"{len(failed)} of {len(found)} evaluations failed; the same command tries them again", err=True)
         raise typer.Exit(1)
@@ -120,10 +123,13 @@ def _without_folders(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
-def _show(found: Sequence[EvaluationRecord], levels: Sequence[int], clean: Mapping[str, float]) -> None:
+def _show(
+    found: Sequence[EvaluationRecord], corruptions: Sequence[str], levels: Sequence[int], clean: Mapping[str, float]
+) -> None:
     """Accuracy in percent: a line for each run, a column for each corruption and each further data set.
 
     Args:
+        corruptions, levels: that were asked for; a run that lacks some of the levels has no mean.
         clean: accuracy on the clean test images, by run.
     """
     console = Console()
@@ -136,9 +142,10 @@ def _show(found: Sequence[EvaluationRecord], levels: Sequence[int], clean: Mappi
         if one.side == "test":
             by_name: dict[str, list[float]] = {}
             for figure in one.corrupted:
-                if figure.level in levels:
+                if figure.level in levels and figure.corruption in corruptions:
                     by_name.setdefault(figure.corruption, []).append(figure.accuracy)
-            row |= {name: _percent(sum(values) / len(values)) for name, values in by_name.items()}
+            whole = {name: values for name, values in by_name.items() if len(values) == len(levels)}
+            row |= {name: _percent(sum(values) / len(values)) for name, values in whole.items()}
             columns |= dict.fromkeys(by_name)
         else:
             failed = one.failure is not None or one.metrics is None

@@ -23,6 +23,9 @@ class Side(StrEnum):
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What a picture may be called, and its format."""
 
+LARGEST = {"WEBP": 16383, "JPEG": 65535}
+"""Pixels of either side that a format can hold."""
+
 
 def sample(
     name: NameOrFile,
@@ -76,8 +79,14 @@ def sample(
             f"seed {seed}",
         ]
         picture = draw_sheet(rows, one, ", ".join(facts))
+        kind = SUFFIXES[out.suffix.lower()]
+        if max(picture.size) > LARGEST.get(kind, max(picture.size)):
+            raise ConfigError(
+                [f"--out {out}: a sheet of {picture.width} x {picture.height} pixels is too large for {kind}; "
+                 "take .png, or a smaller --per-class or --size"]
+            )  # fmt: skip
         content = io.BytesIO()
-        picture.save(content, SUFFIXES[out.suffix.lower()])
+        picture.save(content, kind)
         path = out if len(names) == 1 else out.with_stem(f"{out.stem}-{one}")
         write_atomic(path, content.getvalue())
         shown = sum(len(row.tiles) for row in rows)

@@ -67,12 +67,12 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
     if conflicts:
         warnings.append(f"groups of byte-identical images under different labels: {len(conflicts)}")
     if card.duplicates:
-        warnings.append(f"{card.duplicates} images share their bytes with another; each group is kept on one side")
+        kept = "" if card.leak else "; each group is kept on one side"
+        warnings.append(f"{card.duplicates} images share their bytes with another{kept}")
     if left_out:
         warnings.append(f"files or lines left out: {sum(entry.count for entry in card.left_out)}")
-    bad = {entry.path: entry.reason for entry in card.left_out}
     files = [(source, item) for source, found in parts for item in found.items]
-    odd, stored = odd_files(files, bad, spec.name, progress)
+    odd, stored = odd_files(files, data.bad, spec.name, progress)
     sizes = _sizes([file for _, file in stored])
     return Audit(card, sizes, odd, {why: tuple(found) for why, found in left_out.items()}, conflicts, tuple(warnings))
 

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 
 from kdbench.data.source import Item, Listing, Source
-from kdbench.data.stain import STAIN_VERSION, normalise_stain
+from kdbench.data.stain import STAIN_VERSION, normalise_stain, quiet
 from kdbench.environment import usable_cores
 from kdbench.errors import BadImage, DataError, MissingData
 from kdbench.store import write_atomic
@@ -178,7 +179,8 @@ def _fill(path: Path, source: Source, listing: Listing, spec: DatasetSpec, progr
         images[number], kept = normalise_stain(pixels, spec.stain)
         return _Outcome(kept=kept)
 
-    outcomes = in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
+    with quiet() if spec.stain == "macenko" else nullcontext():
+        outcomes = in_threads(decode, list(enumerate(listing.items)), f"decoding {source.name}", progress)
     images.flush()
     return outcomes
 

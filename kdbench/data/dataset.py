@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ class Dataset:
         groups: the name of the group each image belongs to: equal files, copies of one original, one patient.
         splits: ascending indices for each side.
         card: what a record says of the data.
+        bad: why, by id, of the files that could not be decoded; the card names them among what is left out.
     """
 
     spec: DatasetSpec
@@ -46,6 +47,7 @@ class Dataset:
     _arrays: tuple[np.ndarray, ...]
     _array: np.ndarray
     _row: np.ndarray
+    bad: Mapping[str, str] = field(default_factory=dict)
 
     def images(self, indices: np.ndarray) -> np.ndarray:
         """Images (B, S, S, 3) uint8, RGB, in the order of indices (B,)."""
@@ -147,6 +149,7 @@ def open_dataset(spec: DatasetSpec, root: Path, cache: Path, progress: Progress 
         _arrays=tuple(part.images for part in parts),
         _array=np.asarray(array, dtype=np.int64),
         _row=np.asarray(row, dtype=np.int64),
+        bad={name: reason for part in parts for name, reason in part.bad.items()},
     )
 
 
@@ -211,6 +214,18 @@ def published_differences(parts: Sequence[tuple[Source, Listing]]) -> list[str]:
     ]
 
 
+def _unknown_origins(part: CachedSource) -> list[str]:
+    """What is to be said of copies of originals whose originals are not known."""
+    taken = [(item, digest) for item, digest in zip(part.items, part.digests, strict=True) if item.id not in part.bad]
+    unknown = sum(part.source.origin(item, digest) is None for item, digest in taken) if part.source.augmented else 0
+    if not unknown:
+        return []
+    return [
+        f"{part.source.name}: of {unknown:,} of {len(taken):,} images the original is not known, as their files are "
+        "not the published ones: copies of one original may stand on two sides, and intervals are too narrow"
+    ]
+
+
 def _card(
     spec: DatasetSpec,
     classes: tuple[str, ...],
@@ -227,7 +242,7 @@ def _card(
         by_digest[key[0]].append(index)
     repeated = [indices for indices in by_digest.values() if len(indices) > 1]
     conflicts = [indices for indices in repeated if len({members[index].label for index in indices}) > 1]
-    caveats = [caveat for part in parts for caveat in part.source.caveats]
+    caveats = [caveat for part in parts for caveat in (*part.source.caveats, *_unknown_origins(part))]
     caveats += [LABEL_CONFLICT + " = ".join(members[index].id for index in indices) for indices in conflicts]
     caveats += stain_caveats(spec.stain, {part.source.name: tuple(part.kept.values()) for part in parts})
     left_out = [entry for part in parts for entry in part.left_out]

@@ -238,14 +238,16 @@ def _options(data: Dataset, source: Source) -> Mapping[str, Scalar]:
 
 
 def safe_name(name: str) -> str:
-    """A name that any file system takes and that is one part of a path, not hidden; letters of any script stay.
+    """A name without what file systems refuse, one part of a path, not hidden; letters of any script stay.
 
     Names may become equal; `_distinct` tells them apart.
     """
     stem, dot, suffix = re.sub(r"[^\w.-]+", "_", name).strip("._-").rpartition(".")
     stem, end = (stem, f"{dot}{suffix}") if stem else (suffix, "")
     room = max(1, _NAME_BYTES - len(end.encode()))
-    return (stem.encode()[:room].decode(errors="ignore") or "unnamed") + end[:_NAME_BYTES]
+    return (stem.encode()[:room].decode(errors="ignore") or "unnamed") + end.encode()[:_NAME_BYTES].decode(
+        errors="ignore"
+    )
 
 
 def _distinct(names: Iterator[str] | list[str]) -> list[str]:
@@ -283,7 +285,8 @@ def _write_csv(folder: Path, data: Dataset, images: list[_Image], paths: list[st
         "image": "path",
         "label": "label",
         "split": "split",
-        "group": "group",
+        # of a leaky split no group stays on one side, and whoever reads groups would refuse it
+        **({} if data.card.leak else {"group": "group"}),
         **({} if root is None else {"root": root.as_posix()}),
         "labels": [label for label in data.classes if label in there],
         "title": f"{data.spec.name} as kdbench {__version__} wrote it, content {data.card.content_hash}",
@@ -313,6 +316,9 @@ def _write_about(folder: Path, data: Dataset, form: ExportFormat) -> None:
         "classes": card.classes,
         "splits": card.splits,
         "sources": sources,
+        "protocol": card.protocol,
+        "leak": card.leak,
+        "independent": card.independent,
         "caveats": card.caveats,
         "duplicates": card.duplicates,
         "left_out": [entry.model_dump(mode="json") for entry in card.left_out],
@@ -352,7 +358,10 @@ def _readme(data: Dataset, form: ExportFormat, sources: list[dict[str, object]])
     for label in card.classes:
         shown = label.replace("|", "\\|")
         lines.append(f"| {shown} | " + " | ".join(str(counts.get(label, 0)) for counts in card.splits.values()) + " |")
-    lines += ["", "Images of one group stand on one side.", "", "## Sources", ""]
+    independent = ", ".join(f"{side} {count}" for side, count in card.independent.items())
+    lines += ["", f"Split by the protocol {card.protocol}. Groups that do not depend on each other: {independent}."]
+    lines += ["", f"**It leaks:** {card.leak}." if card.leak else "Images of one group stand on one side."]
+    lines += ["", "## Sources", ""]
     for source in sources:
         facts = [f"{source['images']} images", f"licence: {source['licence']}"]
         facts += [f"cite {source['citation']}"] if source["citation"] else []

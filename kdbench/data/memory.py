@@ -16,7 +16,7 @@ from kdbench.data.cache import fit_image
 from kdbench.data.dataset import Dataset
 from kdbench.data.protocol import PROTOCOLS
 from kdbench.data.splits import Member, merge_groups, split
-from kdbench.data.stain import normalise_stain, stain_caveats
+from kdbench.data.stain import normalise_stain, quiet, stain_caveats
 from kdbench.errors import ConfigError, DataError
 from kdbench.types import DataCard, DatasetSpec, Fit, SplitName, content_id
 
@@ -77,6 +77,9 @@ def from_arrays(
         Member(ids[i], names[given[i]], names[given[i]], ids[first[i]], splits[i] if splits is not None else None)
         for i in range(len(images))
     ]
+    if foreign := sorted(set(settings) & set(DatasetSpec.model_fields) - _SETTINGS):
+        known = ", ".join(sorted(_SETTINGS))
+        raise ConfigError([f"data set '{name}': {foreign[0]} is no setting of images in memory; known: {known}"])
     spec = _spec(name, image_size=images.shape[1], **settings)
     spec = spec.model_copy(update={"content": content_id([digests, given.tolist(), list(names)])})
     sides = split(members, spec)
@@ -87,7 +90,8 @@ def from_arrays(
     copies = Counter(digests)
     kept: list[str] = []
     if spec.stain != "none":
-        brought = [normalise_stain(image, spec.stain) for image in images]
+        with quiet():
+            brought = [normalise_stain(image, spec.stain) for image in images]
         images, kept = np.stack([image for image, _ in brought]), [why for _, why in brought if why]
     return Dataset(
         spec=spec,
@@ -113,6 +117,9 @@ def from_arrays(
     )
 
 
+_SETTINGS = frozenset({"val_fraction", "test_fraction", "split_seed", "train_limit", "stain", "fit", "crop_fraction"})
+
+
 def from_torch(dataset: Any, image_size: int, *, fit: Fit = "crop", **more: Any) -> Dataset:
     """A data set of the items of a torch data set (torchvision's ImageFolder, CIFAR ...).
 
@@ -124,7 +131,8 @@ def from_torch(dataset: Any, image_size: int, *, fit: Fit = "crop", **more: Any)
         more: as in `from_arrays`.
     Raises: DataError, naming the item that does not fit.
     """
-    spec = _spec(more.get("name", "items"), image_size=image_size, fit=fit)
+    crop = {"crop_fraction": more["crop_fraction"]} if "crop_fraction" in more else {}
+    spec = _spec(more.get("name", "items"), image_size=image_size, fit=fit, **crop)
     images = np.empty((len(dataset), image_size, image_size, 3), dtype=np.uint8)
     labels = np.empty(len(dataset), dtype=np.int64)
     for number in range(len(dataset)):

@@ -3,7 +3,7 @@
 Augmentation turns, shifts, zooms and mirrors an image; SIFT features (Lowe, IJCV 60, 2004) survive all but the mirror,
 and a mirrored image has the same descriptors with their bins in another order, so one detection serves both. The
 strongest features of an image vote for originals; for those with the most votes a similarity transform is fitted by
-RANSAC, and the features it explains (inliers) are the confidence. An unrelated image reaches 4 to 6 by chance.
+RANSAC, and the features it explains (inliers) are the confidence. An unrelated image reaches 4 to 9 by chance.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TOLERANCE_PIXELS = 4.0
 """Distance at which a feature still agrees with the transform, on images of 320 x 240."""
 
 ENOUGH = 12
-"""Inliers of a found original; on augmented BCCD the wrong ones with the most votes reach 4 to 6."""
+"""Inliers of a found original; on augmented BCCD the wrong ones with the most votes reach 4 to 9."""
 
 AT_ONCE = 4 * 10**7
 """Similarities held at once, 160 MB of them: it says for how many images together votes are counted."""
@@ -112,19 +112,15 @@ def match_originals(
     originals: Sequence[str],
     read: Callable[[str], np.ndarray],
     progress: Progress | None = None,
-    *,
-    others_only: bool = False,
 ) -> list[Match]:
     """Find the original of each image.
 
     Args:
         images, originals: names.
         read: the image of a name, (H, W) uint8, grey; all of one size.
-        others_only: an image is not matched to the original of its own name: which originals show the same place?
     Returns: a match for each image, in their order.
     """
     gallery = in_threads(lambda name: describe(read(name)), originals, "describing originals", progress)
-    place = {name: number for number, name in enumerate(originals)}
 
     def features_of(name: str) -> tuple[Features, Features]:
         grey = read(name)
@@ -158,8 +154,7 @@ def match_originals(
             part = names[start : start + chunk]
             described = in_threads(features_of, part, "", None)
             voters = [features.descriptors[: effort.voters] for both in described for features in both]
-            barred = [place[name] if others_only else None for name in part for _ in range(2)]
-            votes = _votes(voters, ballot, owner, len(originals), barred).reshape(len(part), 2, -1)
+            votes = _votes(voters, ballot, owner, len(originals), [None] * len(voters)).reshape(len(part), 2, -1)
             tasks = [(*task, effort.candidates) for task in zip(part, described, votes, strict=True)]
             matches += in_threads(fit, tasks, "", None)
             if progress:
@@ -183,6 +178,8 @@ def _votes(
         barred: for each image the original it must not vote for.
     """
     near = np.concatenate(voters) @ ballot
+    if not near.size:  # images, or originals, without a feature
+        return np.zeros((len(voters), originals), dtype=np.int64)
     whose = np.repeat(np.arange(len(voters)), [len(part) for part in voters])
     for number, original in enumerate(barred):
         if original is not None:
@@ -214,28 +211,64 @@ class Overlap:
 def overlaps(
     originals: Sequence[str], read: Callable[[str], np.ndarray], progress: Progress | None = None
 ) -> list[Overlap]:
-    """The pairs of originals that show the same place, verified by their pixels; arguments as of `match_originals`."""
-    found = match_originals(originals, originals, read, progress, others_only=True)
-    pairs = sorted({tuple(sorted((match.image, match.original))) for match in found if match.original is not None})
-    verified = [_overlap(first, second, read(first), read(second)) for first, second in pairs]
-    return [overlap for overlap in verified if overlap.correlation >= CORRELATED]
+    """The pairs of originals that show the same place, verified by their pixels; arguments as of `match_originals`.
 
+    One original may overlap several others at its several sides, so every one with votes is looked at.
+    """
+    greys = dict(zip(originals, in_threads(read, originals, "reading originals", progress), strict=True))
+    gallery = in_threads(lambda name: describe(greys[name]), originals, "describing originals", progress)
+    held = [features.descriptors[: THOROUGH.electorate] for features in gallery]
+    owner = np.repeat(np.arange(len(held)), [len(part) for part in held])
+    ballot = np.ascontiguousarray(np.concatenate(held).T)
+
+    def rivals(number: int) -> list[tuple[int, int]]:
+        (votes,) = _votes([gallery[number].descriptors], ballot, owner, len(originals), [number])
+        most = np.argsort(-votes, kind="stable")[:RIVALS]
+        return [(min(number, int(other)), max(number, int(other))) for other in most if votes[other]]
+
+    found = in_threads(rivals, range(len(originals)), "comparing originals", progress)
+    pairs = sorted({pair for each in found for pair in each})
+
+    def verify(pair: tuple[int, int]) -> Overlap:
+        one, other = (originals[number] for number in pair)
+        transform, inliers = _transform(gallery[pair[0]], gallery[pair[1]])
+        return _overlap(one, other, greys[one], greys[other], transform, inliers)
+
+    verified = in_threads(verify, pairs, "verifying overlaps", progress)
+    return [
+        pair
+        for pair in verified
+        if pair.inliers >= ENOUGH_TO_LOOK and pair.share >= LEAST_SHARE and pair.correlation >= CORRELATED
+    ]
+
+
+RIVALS = 25
+"""Other originals with the most votes that an original is compared with."""
+
+ENOUGH_TO_LOOK = 6
+"""Inliers from which pixels decide: chance gives 4 to 9, an overlap of a sixth of the frame as few as 6."""
+
+LEAST_SHARE = 0.1
+"""Of the frame: on less, pixels correlate by chance."""
 
 CORRELATED = 0.8
-"""Least correlation of two views of one place. Augmented BCCD's originals reach 0.89 to 0.99 there."""
+"""Least correlation of two views of one place. Augmented BCCD's originals reach 0.89 to 0.99 there, other pairs with
+6 inliers and more 0.53 at most.
+"""
 
 
-def _overlap(first: str, second: str, one: np.ndarray, other: np.ndarray) -> Overlap:
-    transform, inliers = _transform(describe(one), describe(other))
+def _overlap(
+    first: str, second: str, one: np.ndarray, other: np.ndarray, transform: np.ndarray | None, inliers: int
+) -> Overlap:
     if transform is None:
         return Overlap(first, second, 0, 0.0, 0.0)
     size = other.shape[::-1]
     moved = cv2.warpAffine(one.astype(np.float32), transform, size)
     covered = cv2.warpAffine(np.ones_like(one, np.float32), transform, size) > 0.99
-    if covered.sum() < 2:
-        return Overlap(first, second, inliers, 0.0, 0.0)
-    correlation = float(np.corrcoef(moved[covered], other[covered].astype(np.float32))[0, 1])
-    return Overlap(first, second, inliers, float(covered.mean()), correlation)
+    seen, shown = moved[covered], other[covered].astype(np.float32)
+    if len(seen) < 2 or seen.std() == 0 or shown.std() == 0:
+        return Overlap(first, second, inliers, float(covered.mean()), 0.0)
+    return Overlap(first, second, inliers, float(covered.mean()), float(np.corrcoef(seen, shown)[0, 1]))
 
 
 def _explained(features: Features, original: Features) -> tuple[int, float]:

@@ -2,7 +2,8 @@
 
     tables/bccd-originals.csv  sha256 (first 12 digits) of an augmented image, its original's number, the inliers of the
                                match and those of the second-best original
-    tables/bccd-overlaps.csv   numbers of two originals that show the same cells, inliers of the match
+    tables/bccd-overlaps.csv   numbers of two originals that show the same cells; inliers of the match, share of the
+                               frame that both show, correlation of its pixels
     tables/twins.csv           ids of two images that show one cell, and the correlation of their detail
 
 Two originals that overlap are photographs of one place of the smear: a network that learned one knows the other. So
@@ -12,10 +13,11 @@ images belong together if their originals do.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import TypeVar
 
 DIGITS = 12
 """Of a SHA-256: enough to tell 10^4 files apart, with one chance in 10^6 of any mistake."""
@@ -28,10 +30,28 @@ def _rows(name: str) -> Iterator[list[str]]:
     yield from rows
 
 
+Named = TypeVar("Named", int, str)
+
+
+def _joined(pairs: Iterable[tuple[Named, Named]]) -> dict[Named, Named]:
+    """The least of all that are joined to it by pairs, for each that is in one."""
+    least: dict[Named, Named] = {}
+
+    def find(name: Named) -> Named:
+        while least.setdefault(name, name) != name:
+            name = least[name]
+        return name
+
+    for first, second in pairs:
+        low, high = sorted((find(first), find(second)))
+        least[high] = low
+    return {name: find(name) for name in least}
+
+
 @cache
 def known_twins() -> MappingProxyType[str, str]:
     """The image that another one shows again, for both of them, by their ids; names of files are the publisher's."""
-    return MappingProxyType({name: row[0] for row in _rows("twins.csv") for name in row[:2]})
+    return MappingProxyType(_joined((row[0], row[1]) for row in _rows("twins.csv")))
 
 
 @cache
@@ -43,17 +63,7 @@ def bccd_originals() -> MappingProxyType[str, int]:
 @cache
 def bccd_places() -> MappingProxyType[int, int]:
     """The lowest number of the originals that show the same place, for each that overlaps another."""
-    place: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while place.setdefault(number, number) != number:
-            number = place[number]
-        return number
-
-    for first, second, *_ in _rows("bccd-overlaps.csv"):
-        low, high = sorted((find(int(first)), find(int(second))))
-        place[high] = low
-    return MappingProxyType({number: find(number) for number in place})
+    return MappingProxyType(_joined((int(row[0]), int(row[1])) for row in _rows("bccd-overlaps.csv")))
 
 
 def bccd_place(original: int) -> str:

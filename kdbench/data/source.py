@@ -126,6 +126,8 @@ class Source(ABC):
     """Why it cannot be downloaded without a person; empty: it can."""
     steps: tuple[str, ...] = ()
     """What a person does instead; ``{folder}`` stands for the source's folder."""
+    augmented: ClassVar[bool] = False
+    """Whether its images are copies of fewer originals, which `origin` tells apart."""
     protocol: ClassVar[str] = "stratified-grouped"
     """How it is split where nothing is said."""
     version: ClassVar[int] = 1
@@ -225,8 +227,15 @@ def read_image(path: Path) -> Image.Image:
             image.load()
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits: convert() would cut every value off at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
+                values = np.asarray(upright)
+                if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+                    raise BadImage("32-bit values, of which none is known to be white; save it with 8 or 16 bits")
+                upright = Image.fromarray((values >> 8).astype(np.uint8))
+            if upright.mode == "F":
+                raise BadImage("floating-point values, of which none is known to be white; save it with 8 or 16 bits")
             return upright.convert("RGB")
+    except BadImage:
+        raise
     except UnidentifiedImageError:
         raise BadImage("not an image") from None
     except Exception as problem:  # decoders raise what they like on a damaged file; it is bad whatever they call it

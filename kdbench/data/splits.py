@@ -115,7 +115,8 @@ def _given_sides(members: Sequence[Member]) -> Mapping[str, SplitName | None]:
         if side.setdefault(member.group, member.fold) != member.fold and member.group not in leaks:
             leaks[member.group] = (
                 f"{first[member.group]} and {member.id} belong together, but were given to "
-                f"'{side[member.group]}' and '{member.fold}'; remove one of them"
+                f"'{side[member.group]}' and '{member.fold}'; remove one of them, or take protocol: official, which "
+                "leaves out what is not on the later side"
             )
         first.setdefault(member.group, member.id)
     if leaks:

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,8 +129,7 @@ def _find_stains(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """(3, 2) colours and (2,) strengths of the stains of an image; None: it has no two that make sense."""
     normaliser = NumpyMacenkoNormalizer()
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # of a single pixel there is no covariance: what comes is looked at below
+        with np.errstate(all="ignore"):
             normaliser.fit(pixels, Io=_WHITE)
     except np.linalg.LinAlgError:
         return None
@@ -143,6 +143,16 @@ def _find_stains(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     order = np.argsort(-strengths)  # the nucleus is what is stained most
     return stains[:, order], strengths[order]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of the library: of a single pixel there is no covariance, and what comes of it is looked at. Around
+    all threads and not in each: the filters of warnings belong to the process.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

@@ -94,12 +94,14 @@ def survey(
     pairs = {"exact": [_exact_pair(every, group[0], other) for group in exact for other in group[1:]], "near": near}
     left_out = (*data.card.left_out, *extra_left_out)
     files = [(source, item) for source, found in (*parts, *nearby) for item in found.items]
-    odd, stored = odd_files(files, {entry.path: entry.reason for entry in left_out}, spec.name, progress)
+    bad = {**data.bad, **{entry.path: entry.reason for entry in extra_left_out}}
+    odd, stored = odd_files(files, bad, spec.name, progress)
     return AuditRecord(
         name=spec.name,
         sources=data.card.sources,
         classes=data.classes,
         splits=data.card.splits,
+        protocol=data.card.protocol,
         content_hash=data.spec.content,
         images=len(every),
         beside=dict(Counter(image.source.name for image in extra)),
@@ -205,10 +207,12 @@ def _near(
         for index in (first, second):
             if index not in origins:
                 origins[index] = images[index].origins
-        if origins[first] & origins[second]:
+        pair = _near_pair(images[first], images[second], twins, number)
+        # a copy under another label, or on another side, is what an audit is for
+        if origins[first] & origins[second] and not pair.conflict and not pair.sides:
             copies += 1
         else:
-            found.append(_near_pair(images[first], images[second], twins, number))
+            found.append(pair)
     return found, copies, int(blank.sum())
 
 
@@ -312,7 +316,8 @@ def write_pictures(
     Args:
         options: of a generated source.
     Returns: the files, in the order of the record's pairs.
-    Raises: DataError if an image of the record is not there any more; OSError if they cannot be written.
+    Raises: DataError if an image of the record is not there any more, or the folder holds something: pictures of
+        another audit would pass for these; OSError if they cannot be written.
     """
     items = {
         item.id: (source, item)
@@ -331,6 +336,8 @@ def write_pictures(
         return Image.fromarray(np.ascontiguousarray(turned(np.asarray(picture), TURNS.index(turn))))
 
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty; name a new folder for the pictures, or empty it")
     written: list[Path] = []
     for number, pair in enumerate(record.pairs, start=1):
         left, right = read(pair.first, pair.turn), read(pair.second, "")

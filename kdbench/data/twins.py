@@ -167,7 +167,8 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (P, 2) whose hashes are near enough in one of the turns of the first; the best turn; its distance in bits.
 
-    A pair is looked at in one order only: turning the first one way differs as much as turning the second back.
+    A pair is looked at in one order only: turning the first one way differs by 2 bits in the mean, and by up to 10,
+    from turning the second back.
     """
     count, words = hashes.shape[1:]
 

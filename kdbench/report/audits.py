@@ -94,7 +94,8 @@ def _images(record: AuditRecord) -> str:
     sources = ", ".join(f"{escape(name)} {count:,}" for name, count in record.sources.items())
     beside = ", ".join(f"{escape(name)} {count:,}" for name, count in record.beside.items())
     note = f"\n\nBeside the data set, on no side: {beside}." if beside else ""
-    return f"Sources: {sources}.\n\n{grid(body, ['class', *sides], [_LEFT, *[_RIGHT] * len(sides)])}{note}"
+    split = f" Split by the protocol {escape(record.protocol)}." if record.protocol else ""
+    return f"Sources: {sources}.{split}\n\n{grid(body, ['class', *sides], [_LEFT, *[_RIGHT] * len(sides)])}{note}"
 
 
 def _published(record: AuditRecord) -> list[str]:

@@ -39,6 +39,7 @@ MOST_IMAGES = 20
 _SHORTEST_ID = 4  # hex digits that count as the beginning of a run's id
 _COSTS = ("params", "macs", "weight_bytes", "memory_bytes", "train_seconds", "latency_ms")
 _OF_A_MACHINE = ("memory_bytes", "train_seconds", "latency_ms")
+_NAMES = ("dataset", "image_size", "role", "model", "method", "teacher")
 _QUALITY = {"macro_f1": "macro-F1", "ece": "calibration error", "worst_recall": "worst recall"}
 
 How = Literal["paired", "independent", "intervals", "unknown"]
@@ -477,9 +478,6 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "lost": [flip.__dict__ for flip in found.lost],
         "notes": list(found.notes),
     }
-
-
-_NAMES = ("dataset", "image_size", "role", "model", "method", "teacher")
 
 
 def verdict(change: Change) -> str:

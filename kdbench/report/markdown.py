@@ -114,10 +114,13 @@ def _protocol(rows: Sequence[Row], any_protocol: bool) -> str:
     if counts is not None:
         images, independent = counts
         if independent < images:
-            lines.append(f"{images:,} test images of {independent:,} originals: intervals count originals.")
+            lines.append(f"{images:,} test images in {independent:,} independent groups: intervals count groups.")
         elif any(row.interval is not None for row in rows):
             lines.append(
-                f"{images:,} test images, none noted to share its original with another: intervals count images."
+                f"{images:,} test images, none known to belong together with another: intervals count images."
+                if all(card.independent for card in cards)
+                else f"{images:,} test images. Which of them belong together was not noted when these runs were made: "
+                "intervals count images, and are too narrow where some are copies."
             )
     return "\\\n".join(lines)
 
@@ -253,10 +256,9 @@ def _caution(rows: Sequence[Row], columns: Sequence[Column], all_columns: Sequen
         known = _test_counts(rows)
         if known is not None and known[1] < known[0]:
             images, independent = known
-            lines.append(
-                f"One of the {independent:,} independent test images is {_weight(independent)} points, "
-                f"one of all {images:,} is {_weight(images)}."
-            )
+            one, other = _weight(independent), _weight(images)
+            of_all = f", one of all {images:,} images is {other}" if other != one else ""
+            lines.append(f"One of the {independent:,} independent groups of test images is {one} points{of_all}.")
         else:
             lines.append(f"One of the {smallest:,} test images is {_weight(smallest)} points.")
     shown = {column.key for column in columns}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from kdbench.report.column import NOT_APPLICABLE, percent, points
 from kdbench.report.rows import USUAL_PROTOCOL, Row, dataset_key
 from kdbench.report.stats import Grouped, clustered, difference
 from kdbench.report.text import escape, grid
+from kdbench.store import started_at
 from kdbench.types import RunSpec, content_id
 
 HOW_SPLIT = frozenset({"protocol", "protocol_version", "fold", "held_out", "content"})
-"""The fields of a data set in which two rows of one comparison may differ; the content, as groups are part of it."""
+"""The fields of a data set in which two rows of one comparison may differ; the content, as groups are part of it: of
+one split only the newest content counts.
+"""
 
 IN_TRAINING_PROTOCOL = "stratified-grouped"
 """The protocol whose test images come from every source, and each source's other images are trained on."""
@@ -40,11 +44,26 @@ def across_protocols(rows: Sequence[Row]) -> list[str]:
     for alike in by_images.values():
         if len({dataset_key(row.dataset) for row in alike}) > 1:
             cells: defaultdict[str, list[Row]] = defaultdict(list)
-            for row in alike:
+            for row in _of_newest_content(alike):
                 cells[_same_but_split(row)].append(row)
             name = f"{alike[0].dataset.name}, {alike[0].dataset.image_size} px"
             blocks += _worth(name, list(cells.values())) + _by_source(name, list(cells.values()))
     return blocks
+
+
+def _of_newest_content(rows: Sequence[Row]) -> list[Row]:
+    """Without those of a split that was made again with other images or groups: both would count as folds."""
+    latest: dict[tuple[object, ...], tuple[datetime, str]] = {}
+    for row in rows:
+        split = _split(row)
+        made = (max(map(started_at, row.records)), row.dataset.content)
+        latest[split] = max(latest.get(split, made), made)
+    return [row for row in rows if row.dataset.content == latest[_split(row)][1]]
+
+
+def _split(row: Row) -> tuple[object, ...]:
+    spec = row.dataset
+    return (spec.protocol, spec.protocol_version, spec.fold, spec.held_out)
 
 
 # ---------------------------------------------------------------- what a protocol is worth
@@ -64,7 +83,7 @@ class Protocol:
         spec = row.dataset
         version = f" v{spec.protocol_version}" if spec.protocol_version > 1 else ""
         noted = next((record.data.protocol for record in row.records if record.data and record.data.protocol), "")
-        usual = f"{USUAL_PROTOCOL}: {noted}" if noted else USUAL_PROTOCOL
+        usual = noted.removesuffix(" v1") or USUAL_PROTOCOL
         return cls(f"{spec.protocol}{version}" if spec.protocol else usual, _leaks(row), bool(spec.held_out))
 
     def heading(self, folds: int) -> str:
@@ -86,17 +105,28 @@ def _worth(name: str, cells: Sequence[Sequence[Row]]) -> list[str]:
     protocols = sorted(found, key=lambda protocol: (protocol.leaky, protocol.name))
     clean = [protocol for protocol in protocols if not protocol.leaky and not protocol.leaves_one_out]
     pairs = [(leaky, other) for leaky in protocols if leaky.leaky for other in clean]
-    body, folds, alone = [], dict.fromkeys(protocols, 1), False
+    body, alone = [], False
+    folds = {
+        protocol: len({_split(row) for cell in compared for row in cell if Protocol.of(row) == protocol})
+        for protocol in protocols
+    }
     for cell in compared:
         parts = {protocol: [row for row in cell if Protocol.of(row) == protocol] for protocol in protocols}
         pooled = {protocol: pool(part) for protocol, part in parts.items()}
-        folds = {protocol: max(folds[protocol], len(part)) for protocol, part in parts.items()}
         alone = alone or any(one is not None and len(one.hits) == 1 for one in pooled.values())
         body.append(
             [
                 *_names(cell[0]),
-                *(_accuracy(pooled[protocol], parts[protocol]) for protocol in protocols),
-                *(_gap(pooled[leaky], pooled[other], parts[leaky], parts[other]) for leaky, other in pairs),
+                *(
+                    _accuracy(pooled[protocol], parts[protocol]) + _of_all(len(parts[protocol]), folds[protocol])
+                    for protocol in protocols
+                ),
+                *(
+                    _gap(pooled[leaky], pooled[other], parts[leaky], parts[other])
+                    if len(parts[leaky]) == folds[leaky] and len(parts[other]) == folds[other]
+                    else NOT_APPLICABLE  # of other folds than the rest, it is another question
+                    for leaky, other in pairs
+                ),
             ]
         )
     headings = [
@@ -151,6 +181,10 @@ def _by_source(name: str, cells: Sequence[Sequence[Row]]) -> list[str]:
     ]
 
 
+def _of_all(folds: int, every: int) -> str:
+    return f" of {folds} of {every} folds" if 0 < folds < every else ""
+
+
 def _from_source(source: str) -> Callable[[str], bool]:
     return lambda identifier: identifier.startswith(f"{source}/")
 
@@ -161,7 +195,7 @@ def _from_source(source: str) -> Callable[[str], bool]:
 def pool(rows: Sequence[Row], keep: Callable[[str], bool] = lambda identifier: True) -> Grouped | None:
     """The answers of several folds as of one test; a group that is in several of them is one group.
 
-    Seeds stay apart where every fold has the same ones; else each fold counts with the mean over its own.
+    Of each fold the seeds count that all folds have; without a shared one, each fold counts with the mean over its own.
 
     Args:
         keep: of an image's id, whether it counts.
@@ -169,14 +203,14 @@ def pool(rows: Sequence[Row], keep: Callable[[str], bool] = lambda identifier: T
     """
     if not rows or not all(row.answers for row in rows):
         return None
-    same_seeds = len({tuple(sorted(row.answers)) for row in rows}) == 1
+    shared = sorted(set.intersection(*(set(row.answers) for row in rows)))
     hits: list[np.ndarray] = []
     names: list[str] = []
     for row in rows:
         images = next(iter(row.answers.values())).images
         kept = np.array([keep(identifier) for identifier in images.ids], dtype=bool)
-        right = np.stack([row.answers[seed].right for seed in sorted(row.answers)])[:, kept].astype(float)
-        hits.append(right if same_seeds else right.mean(axis=0, keepdims=True))
+        right = np.stack([row.answers[seed].right for seed in shared or sorted(row.answers)])[:, kept].astype(float)
+        hits.append(right if shared else right.mean(axis=0, keepdims=True))
         names += [images.group_names[group] for group in images.groups[kept]]
     if not names:
         return None

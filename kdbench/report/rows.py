@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -390,11 +391,21 @@ def build_rows(
 
 
 def newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """One record for each run_id, the one that started last, in the order of the ids."""
+    """One record for each run_id, in the order of the ids: of those with a result, if any has one, the one that
+    started last. Of two that started at one time the text decides, so their order does not.
+    """
+
+    def rank(record: RunRecord) -> tuple[bool, datetime]:
+        return (record.status == "ok", started_at(record))
+
     latest: dict[str, RunRecord] = {}
     for record in records:
         other = latest.get(record.run_id)
-        if other is None or started_at(record) > started_at(other):
+        if (
+            other is None
+            or rank(record) > rank(other)
+            or (rank(record) == rank(other) and record.model_dump_json() > other.model_dump_json())
+        ):
             latest[record.run_id] = record
     return [latest[run_id] for run_id in sorted(latest)]
 

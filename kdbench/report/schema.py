@@ -55,6 +55,11 @@ class LeaderboardRow(BaseModel):
 
     dataset: str
     image_size: int = Field(description="pixels, both sides")
+    protocol: str | None = Field(default=None, description="how the images were split, with its version")
+    fold: int = 0
+    held_out: str | None = Field(default=None, description="the source that is the test set")
+    leak: str | None = Field(default=None, description="why a model may know test images already")
+    content: str | None = Field(default=None, description="hash of the images' bytes and labels")
     rank: int | None
     rank_low: int | None = Field(default=None, description="the best rank that paired tests allow")
     rank_high: int | None = Field(default=None, description="the worst rank that paired tests allow")

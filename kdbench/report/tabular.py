@@ -192,6 +192,11 @@ def plain_row(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
     return {
         "dataset": row.dataset.name,
         "image_size": row.dataset.image_size,
+        "protocol": next((record.data.protocol for record in row.records if record.data), "") or None,
+        "fold": row.dataset.fold,
+        "held_out": row.dataset.held_out or None,
+        "leak": next((record.data.leak for record in row.records if record.data), "") or None,
+        "content": row.dataset.content or None,
         "rank": row.rank,
         "rank_low": row.rank_range[0] if row.rank_range else None,
         "rank_high": row.rank_range[1] if row.rank_range else None,

@@ -32,7 +32,7 @@ from kdbench.data.views import Views
 from kdbench.engine.evaluate import BATCH, measure, predict
 from kdbench.engine.tuning import place, settle
 from kdbench.environment import collect, usable_cores
-from kdbench.errors import DataError, RecordError, SplitLeak, UnknownName, first_line
+from kdbench.errors import DataError, RecordError, SchemaMismatch, SplitLeak, UnknownName, first_line
 from kdbench.model import normalisation
 from kdbench.paths import cache_root, data_root, without_folders
 from kdbench.store import Store
@@ -142,9 +142,9 @@ def evaluate_run(
     Returns: everything that was asked for, made now or before: the run's own test images first.
     Raises: UnknownName if there is no such corruption; RecordError if the run has no result.
     """
-    names = CORRUPTIONS.names() if "all" in evaluate.corruptions else dict.fromkeys(evaluate.corruptions)
-    levels = sorted(set(evaluate.levels))
-    wanted = [(CORRUPTIONS.get(name).name, level) for name in names for level in levels]
+    named = dict.fromkeys(CORRUPTIONS.get(name).name for name in evaluate.corruptions if name != "all")
+    names = CORRUPTIONS.names() if "all" in evaluate.corruptions else tuple(named)
+    wanted = [(name, level) for name in names for level in sorted(set(evaluate.levels))]
     if record.data is None or record.test_metrics is None:
         raise RecordError(f"{record.spec.title} has no result; run its suite again")
     trial = _Trial(record, store, images or Images(root, cache, progress), command, made, progress)
@@ -165,6 +165,7 @@ def evaluate_results(
     only: str | None = None,
     command: str = "",
     made: Made | None = None,
+    noted: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[EvaluationRecord]:
     """Try every trained model of a results folder, teachers too, as `evaluate_run` does.
@@ -177,6 +178,7 @@ def evaluate_results(
         only: a pattern, or a part of the titles, of the runs wanted.
         command: as the records are to show it.
         made: told of every evaluation that was made just now.
+        noted: told of what is passed over.
     Returns: everything that was asked for, made now or before, in the order of the runs' titles.
     Raises: UnknownName, before anything is done; ConfigError if the pattern matches nothing; RecordError if there are
         no weights; Locked. What cannot be done for one model does not raise: its record says so.
@@ -197,6 +199,9 @@ def evaluate_results(
             f"{store.root} holds {len(finished)} finished runs, but not their weights; run its suite here first: "
             "weights are not shared with records"
         )
+    if noted and len(able) < len(finished):
+        gone = [record.spec.title for record in finished if record not in able]
+        noted(f"passed over for want of weights: {', '.join(gone)}")
     images = Images(data_root(root), cache_root(cache), progress)
     found: list[EvaluationRecord] = []
     with store.lock(), training(f"evaluations of {store.root.name}"):
@@ -256,11 +261,28 @@ class _Trial:
         with _threads(self.record.tuning):
             return predict(model, data, indices, views, precision=precision, change=change)
 
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of the trained weights; "" if they are not there."""
+        try:
+            return hashlib.sha256(self.store.weights_path(self.record.run_id).read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    def before(self, identity: str) -> EvaluationRecord | None:
+        """What an evaluation left, if it is of these weights and can be read; else it is made anew."""
+        try:
+            found = self.store.read_evaluation(identity)
+        except SchemaMismatch as problem:
+            log.warning("%s", problem)
+            return None
+        return found if found is not None and found.weights == self.weights else None
+
     def write(self, on: DatasetSpec, side: Literal["test", "all"], **facts: object) -> EvaluationRecord:
         """Write what is known of one evaluation and return it; a failure leaves what was there before."""
         identity = evaluation_id(self.record.run_id, on, side)
-        before = self.store.read_evaluation(identity)
-        if "failure" in facts and before is not None:
+        before = self.before(identity)
+        if "failure" in facts and before is not None and side == "test":  # what levels there are holds
             facts = {"metrics": before.metrics, "corrupted": before.corrupted, "data": before.data, **facts}
         record = EvaluationRecord.model_validate(
             {
@@ -269,6 +291,7 @@ class _Trial:
                 "title": self.record.spec.title,
                 "on": on,
                 "side": side,
+                "weights": self.weights,
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "environment": collect(_thread_count(self.record.tuning)),
                 "command": self.command,
@@ -304,7 +327,7 @@ def _guarded(
 def _on_own_test(trial: _Trial, wanted: Sequence[tuple[str, int]]) -> EvaluationRecord:
     """Raises: KdbenchError, as the data or the weights are not there, or not what they were."""
     on = trial.record.spec.dataset
-    before = trial.store.read_evaluation(evaluation_id(trial.record.run_id, on, "test"))
+    before = trial.before(evaluation_id(trial.record.run_id, on, "test"))
     figures = {(one.corruption, one.level): one for one in before.corrupted} if before else {}
     missing = [key for key in wanted if key not in figures]
     if before is not None and before.failure is None and not missing:
@@ -379,8 +402,14 @@ def _on_further(trial: _Trial, asked: DatasetSpec) -> EvaluationRecord:
 def _measure_further(trial: _Trial, data: Dataset, on: DatasetSpec) -> EvaluationRecord:
     """Raises: KdbenchError, as it cannot be tested on, or the model cannot be loaded."""
     identity = evaluation_id(trial.record.run_id, on, "all")
-    before = trial.store.read_evaluation(identity)
-    if before is not None and before.failure is None and trial.store.predictions_path(identity).exists():
+    before = trial.before(identity)
+    unchecked = before is not None and before.data is not None and before.data.leak  # by now it may be possible
+    if (
+        before is not None
+        and before.failure is None
+        and not unchecked
+        and trial.store.predictions_path(identity).exists()
+    ):
         return before
     number = {label: index for index, label in enumerate(trial.classes)}
     indices = np.asarray([i for i, label in enumerate(data.labels) if data.classes[label] in number], dtype=np.int64)

@@ -310,3 +310,12 @@ def test_pixels_are_not_copied_more_than_needed_and_never_changed() -> None:
     data = from_arrays(images, LABELS)
     data.images(np.arange(3))[:] = 0
     assert hashlib.sha256(images.tobytes()).hexdigest() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("protocol", "grouped"), ("fold", 1), ("held_out", "pbc"), ("sources", ("pbc",))]
+)
+def test_settings_that_images_in_memory_cannot_have_are_refused(key: str, value: object) -> None:
+    images = np.zeros((4, 16, 16, 3), np.uint8)
+    with pytest.raises(ConfigError, match=f"{key} is no setting of images in memory; known: crop_fraction, fit"):
+        from_arrays(images, np.array([0, 1, 0, 1]), **{key: value})

@@ -69,6 +69,22 @@ def test_what_is_of_no_original_is_not_given_one() -> None:
     assert (found[-1].inliers, found[-1].second) == (0, None)
 
 
+def test_plain_originals_have_no_copies() -> None:
+    plain = {f"plain {shade}": np.full((HEIGHT, WIDTH), shade, np.uint8) for shade in (90, 200)}
+    images = {**SCENES, **plain}
+    (match,) = match_originals(["scene 1"], list(plain), images.__getitem__)
+    assert (match.original, match.inliers) == (None, 0)
+    assert overlaps(list(plain), images.__getitem__) == []
+
+
+def test_an_original_may_overlap_two_others() -> None:
+    wide = scene(51, HEIGHT, WIDTH + 300)
+    images = {**SCENES, **{f"shot {left}": wide[:, left : left + WIDTH].copy() for left in (0, 150, 300)}}
+    found = {(pair.first, pair.second) for pair in overlaps(list(images), images.__getitem__)}
+    assert {("shot 0", "shot 150"), ("shot 150", "shot 300")} <= found
+    assert all(first.startswith("shot") and second.startswith("shot") for first, second in found)
+
+
 def test_nothing_asked_nothing_found() -> None:
     assert match_originals([], list(SCENES), SCENES.__getitem__) == []
 

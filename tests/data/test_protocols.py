@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdbench.data.audit import audit
 from kdbench.data.dataset import Dataset, open_dataset
 from kdbench.data.protocol import PROTOCOLS, Arrangement, Protocol, protocol_of, usual_protocol
 from kdbench.data.protocols.grouped import fold_of_groups
@@ -133,6 +134,14 @@ def test_grouped_tests_every_image_once(root: Path, cache: Path) -> None:
     assert len({data.spec.model_dump_json() for data in folds}) == 5
 
 
+def test_no_fold_is_empty_where_every_class_is_small() -> None:
+    members = [
+        Member(f"{label}-{n}", f"{label}", f"s/{label}", f"{label}-{n}") for label in range(20) for n in range(4)
+    ]
+    held = Counter(fold_of_groups(members, 5, 0).values())
+    assert [held[fold] for fold in range(5)] == [16] * 5
+
+
 def test_folds_do_not_depend_on_the_order_of_images() -> None:
     members = [Member(f"{n}-{c}", "a", f"s/{n % 3}", f"g{n}") for n in range(60) for c in range(1 + n % 4)]
     forwards, backwards = fold_of_groups(members, 5, 0), fold_of_groups(members[::-1], 5, 0)
@@ -218,6 +227,19 @@ def test_a_leak_that_is_not_declared_is_refused(root: Path, cache: Path, monkeyp
         opened(root, cache, protocol="careless")
 
 
+def test_copies_of_unknown_originals_are_said(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [text for text in opened(root, cache).card.caveats if "the original is not known" in text]
+    monkeypatch.setattr(SOURCES.get("bccd"), "origin", lambda item, digest: None)
+    (said,) = (text for text in opened(root, cache).card.caveats if "the original is not known" in text)
+    assert said.startswith("bccd: of 320 of 320 images the original is not known")
+
+
+def test_images_a_protocol_leaves_out_are_not_damaged(root: Path, cache: Path) -> None:
+    found = audit(DatasetSpec(name="bccd", image_size=18), root, cache)
+    assert found.odd == () or {odd.kind for odd in found.odd} == {"suffix"}  # PNGs under the names of JPEGs
+    assert sum(found.sizes.modes.values()) == 320 if found.sizes else False
+
+
 # ---------------------------------------------------------------- the split of WBCAtt
 
 
@@ -268,6 +290,8 @@ def test_wbcatt_drops_the_copy_that_is_trained_on(root: Path, cache: Path, split
         (b"path,split\na/1.jpg,train\na/1.jpg,test\n", DataError, "line 3: a/1.jpg stands on two sides"),
         (b"path,split\na/1.jpg,train\n", DataError, "names no image of a side that is on this disk"),
         (b"path,split\n\xff\xfe\n", DataError, "the split cannot be read"),
+        (b"path,split\n" + b"a" * 140_000 + b",train\n", DataError, "the split cannot be read"),
+        (b"path,split\n", DataError, "names no image of a side that is on this disk"),
     ],
 )
 def test_wrong_tables_of_wbcatt(

@@ -8,6 +8,7 @@ import pytest
 from record_factory import (
     CLASSES,
     answered,
+    card,
     corrupted,
     environment,
     evaluation,
@@ -205,14 +206,29 @@ def test_further_data_sets_have_two_columns_each(store: Store) -> None:
     records = two_seeds(store)
     for one, accuracy in zip(records, (0.6, 0.7), strict=True):
         further(store, one, "jtsc", accuracy)
+        further(store, one, "lisc", accuracy + 0.1)
     further(store, records[0], "cellavision", 0.8)
     cells = shown(store, records)
     assert (cells["accuracy_on_jtsc_64_px"], cells["drop_on_jtsc_64_px"]) == ("65.0", "-27.5")
-    assert (cells["accuracy_on_cellavision_64_px"], cells["drop_on_cellavision_64_px"]) == ("80.0", "-10.0")
+    assert (cells["accuracy_on_lisc_64_px"], cells["drop_on_lisc_64_px"]) == ("75.0", "-17.5")
+    # one seed of two is not the row's mean
+    assert (cells["accuracy_on_cellavision_64_px"], cells["drop_on_cellavision_64_px"]) == (MISSING, MISSING)
     alone = answered(store, spec("other"), [True] * 40, [str(number // 2) for number in range(40)])
     rows = build_rows([*records, alone], outcomes=Outcomes.below(store.root))
     (column,) = [column for column in columns_for(rows) if column.key == "drop_on_jtsc_64_px"]
     assert {row.model: column.show(row) for row in rows}["other"] == MISSING
+
+
+def test_what_could_not_be_looked_at_is_marked(store: Store) -> None:
+    (one, *_) = two_seeds(store)
+    metrics = Metrics(accuracy=0.6, macro_f1=0.6, loss=1.0, recall={CLASSES[0]: 0.6}, count=100)
+    unchecked = card(leak="whether the model was trained on some of these images could not be looked at")
+    store.write_evaluation(
+        evaluation(one.spec, on=DatasetSpec(name="jtsc"), side="all", metrics=metrics, data=unchecked)
+    )
+    page = render([one], "md", outcomes=Outcomes.below(store.root))
+    assert "on jtsc, 64 px † (%)" in page
+    assert "† whether the model was trained on some of these images could not be looked at" in page
 
 
 def test_corruptions_have_a_column_each_and_two_over_all(store: Store) -> None:
@@ -224,19 +240,22 @@ def test_corruptions_have_a_column_each_and_two_over_all(store: Store) -> None:
     cells = shown(store, records)
     assert (cells["robust_gaussian_blur"], cells["robust_jpeg"], cells["robust"]) == ("55.0", "45.0", "50.0")
     assert cells["corruption_drop"] == f"{50 * (0.55 / 0.9 - 1 + 0.45 / 0.95 - 1):.1f}"
-    # one level of one corruption alone compares with nothing
+    # fewer levels compare with nothing, and take nothing away from the rest
     part = answered(store, spec("part"), [True] * 40, [str(number // 2) for number in range(40)])
     store.write_evaluation(evaluation(part.spec, corrupted=corrupted([("jpeg", 1, 0.9)])))
     rows = build_rows([*records, part], outcomes=Outcomes.below(store.root))
     columns = [column for column in columns_for(rows) if column.key.startswith(("robust", "corruption"))]
     (row,) = [row for row in rows if row.model == "part"]
     assert [column.show(row) for column in columns] == [MISSING] * 4
+    (whole,) = [row for row in rows if row.model != "part"]
+    assert [column.show(whole) for column in columns if column.key == "robust"] == ["50.0"]
 
 
 def test_a_further_table_for_each_kind_of_figure(store: Store) -> None:
     records = two_seeds(store)
-    further(store, records[0], "jtsc", 0.6)
-    store.write_evaluation(evaluation(records[0].spec, corrupted=corrupted([("jpeg", 1, 0.9)])))
+    for one in records:
+        further(store, one, "jtsc", 0.6)
+        store.write_evaluation(evaluation(one.spec, corrupted=corrupted([("jpeg", 1, 0.9)])))
     page = render([*records, record(spec("broken"), status="failed")], "md", outcomes=Outcomes.below(store.root))
     titles = [line for line in page.splitlines() if line.startswith("### ")]
     assert titles == [

@@ -18,12 +18,19 @@ def grouped(hits: object, sizes: object) -> Grouped:
 
 
 def drawn(
-    draw: np.random.Generator, gain: float, scatter: float, *, groups: int = 67, seeds: int = 3, ability: float = 1.3
+    draw: np.random.Generator,
+    gain: float,
+    scatter: float,
+    *,
+    seeds: int = 3,
+    ability: float = 1.3,
+    sizes: np.ndarray | None = None,
 ) -> tuple[Grouped, Grouped]:
-    """Two recipes on the same groups of 16 to 49 images: answers depend on the group, on recipe and group, on the
-    training, and on training and group; all of it normal on the probit scale.
+    """Two recipes on the same groups, 67 of 16 to 49 images unless told: answers depend on the group, on recipe and
+    group, on the training, and on training and group; all of it normal on the probit scale.
     """
-    sizes = draw.integers(16, 50, groups)
+    sizes = draw.integers(16, 50, 67) if sizes is None else sizes
+    groups = len(sizes)
     hardness = draw.normal(0, 0.8, groups)
     sides = []
     for more in (gain, 0.0):
@@ -111,6 +118,18 @@ def test_what_is_true_is_rejected_in_about_5_percent(scatter: float) -> None:
     rejected = sum(one.p < ALPHA for one in found) / len(found)
     assert rejected == pytest.approx(0.05, abs=0.025)
     assert rejected == sum(not one.low <= 0 <= one.high for one in found) / len(found)
+
+
+# the groups of augmented BCCD's test images
+UNEVEN = np.array([156, 155, 155, 154, 128, *[104] * 3, 103, 103, 49, *[48] * 10, 47, 47, 26, 26, 14, *[13] * 40, 12])
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.2])
+@pytest.mark.parametrize("ability", [1.3, 2.5])
+def test_uneven_groups_are_never_promised_too_much(ability: float, scatter: float) -> None:
+    draw = np.random.default_rng(15)
+    found = [paired(*drawn(draw, 0.0, scatter, ability=ability, sizes=UNEVEN)) for _ in range(1000)]
+    assert sum(one.p < ALPHA for one in found) / len(found) < 0.07
 
 
 @pytest.mark.parametrize(("gain", "scatter"), [(0.1, 0.0), (0.3, 0.05), (0.3, 0.2)])

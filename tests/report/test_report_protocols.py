@@ -10,6 +10,7 @@ import pytest
 from record_factory import CLASSES, DATASET, answered, card, record, spec, tables, teacher
 
 from kdbench.report import Outcomes, render
+from kdbench.report.column import NOT_APPLICABLE
 from kdbench.report.protocols import across_protocols, pool
 from kdbench.report.rows import Row, build_rows, dataset_titles
 from kdbench.report.stats import Grouped, clustered, difference
@@ -96,17 +97,22 @@ def test_folds_are_taken_together_and_a_group_of_several_folds_is_one(store: Sto
     assert head[3:5] == ["five-fold, 3 folds (%)", "pooled-random (leaky), 2 folds (%)"]
 
 
-def test_folds_of_different_seeds_count_with_their_means(store: Store) -> None:
+def test_of_folds_the_seeds_count_that_all_have(store: Store) -> None:
     folds = [
         run(store, split("k", fold=0), 0.8, 0),
         run(store, split("k", fold=0), 0.8, 1),
         run(store, split("k", fold=1), 0.8, 0, prefix="o"),
+        run(store, split("k", fold=2), 0.8, 2, prefix="p"),
     ]
-    pooled = pool(rows_of(store, folds))
+    accuracies = [record.test_metrics.accuracy for record in folds if record.test_metrics is not None]
+    pooled = pool(rows_of(store, folds[:3]))
     assert pooled is not None
     assert pooled.hits.shape == (1, 100)
-    accuracies = [record.test_metrics.accuracy for record in folds if record.test_metrics is not None]
-    assert pooled.rate == pytest.approx(((accuracies[0] + accuracies[1]) / 2 + accuracies[2]) / 2)
+    assert pooled.rate == pytest.approx((accuracies[0] + accuracies[2]) / 2)
+    # without a shared one, the mean of each fold's own
+    pooled = pool(rows_of(store, folds))
+    assert pooled is not None
+    assert pooled.rate == pytest.approx(((accuracies[0] + accuracies[1]) / 2 + accuracies[2] + accuracies[3]) / 3)
 
 
 def test_only_what_differs_in_the_split_alone_is_compared(store: Store) -> None:
@@ -146,7 +152,7 @@ def test_the_usual_protocol_is_called_what_the_card_notes() -> None:
         record(spec(dataset=split("official"))),
     ]
     assert tables("\n\n".join(across_protocols(build_rows(records))))[0][0][3:] == [
-        "official (%)", "usual: by original v1 (%)"
+        "by original (%)", "official (%)"
     ]  # fmt: skip
 
 
@@ -161,6 +167,30 @@ def test_nothing_without_a_counterpart(store: Store) -> None:
     assert across_protocols(rows_of(store, [run(store, split("official"), 0.7)])) == []
     other = DATASET.model_copy(update={"name": "pbc", "protocol": "pooled-random"})
     assert across_protocols(rows_of(store, [run(store, split("official"), 0.7), run(store, other, 0.9)])) == []
+
+
+def test_a_model_without_all_folds_is_not_measured_against_those_with_them(store: Store) -> None:
+    whole = [run(store, split("grouped", fold=fold), 0.7, fold, prefix=f"f{fold}-") for fold in range(3)]
+    part = [run(store, split("grouped", fold=fold), 0.9, fold, model="part", prefix=f"f{fold}-") for fold in range(2)]
+    leaky = [run(store, split("pooled-random"), 0.97, 0, LEAK, model=model) for model in ("m", "part")]
+    head, _, *body = tables(text(store, [*whole, *part, *leaky]))[0]
+    assert head[3] == "grouped, 3 folds (%)"
+    by_model = {row[0]: row for row in body}
+    assert by_model["part"][3].endswith(" of 2 of 3 folds")
+    assert by_model["part"][5] == NOT_APPLICABLE
+    assert "of 3 folds" not in by_model["m"][3]
+    assert by_model["m"][5].startswith("+")
+
+
+def test_of_one_split_made_twice_the_newer_counts(store: Store) -> None:
+    old = run(store, split("official", content="old"), 0.6)
+    new = run(store, split("official", content="new"), 0.8)
+    new = new.model_copy(update={"started": "2027-01-01T00:00:00+00:00"})
+    leaky = run(store, split("pooled-random", content="new"), 0.97, 0, LEAK)
+    head, _, row = tables(text(store, [old, new, leaky]))[0]
+    assert head[3] == "official (%)"
+    assert new.test_metrics is not None
+    assert row[3].startswith(f"{100 * new.test_metrics.accuracy:.1f} (")
 
 
 # ---------------------------------------------------------------- by source
@@ -265,7 +295,7 @@ def test_protocol_leak_and_effective_number_come_first(store: Store) -> None:
         record(spec("old", dataset=DATASET)),
     ]
     old, official, leaky = first_lines(render(records, "md", outcomes=Outcomes.below(store.root)))
-    count = "300 test images of 50 originals: intervals count originals."
+    count = "300 test images in 50 independent groups: intervals count groups."
     assert old == "Protocol: not noted."
     assert official == f"Protocol: official v1.\\\n{count}"
     assert leaky == f"Protocol: pooled-random v1.\\\n**Leaky protocol:** {LEAK}.\\\n{count}"
@@ -277,10 +307,10 @@ def test_old_records_claim_nothing(store: Store) -> None:
     groups = [str(number) for number in range(40)]
     made = answered(store, spec(), [True] * 39 + [False], groups)
     page = render([made], "md", outcomes=Outcomes.below(store.root))
-    assert "40 test images, none noted to share its original with another: intervals count images." in page
+    assert "40 test images. Which of them belong together was not noted when these runs were made" in page
     assert "One of the 40 test images is 2.5 points." in page
 
 
 def test_one_original_is_worth_many_images(store: Store) -> None:
     page = render([run(store, split("official"), 0.7)], "md", outcomes=Outcomes.below(store.root))
-    assert "One of the 50 independent test images is 2.0 points, one of all 300 is 0.3." in page
+    assert "One of the 50 independent groups of test images is 2.0 points, one of all 300 images is 0.3." in page

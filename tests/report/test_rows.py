@@ -125,6 +125,15 @@ def test_the_newest_of_one_run_counts() -> None:
         assert build_rows(records)[0].accuracy == 0.9
 
 
+def test_a_later_failure_takes_no_result_away() -> None:
+    old = record(spec(), 0.9, started="2026-03-01T00:00:00Z")
+    failed = record(spec(), status="failed", started="2026-03-02T00:00:00Z")
+    for records in ([old, failed], [failed, old]):
+        assert newest(records) == [old]
+    twin = old.model_copy(update={"train_seconds": 1.0})
+    assert newest([old, twin]) == newest([twin, old])
+
+
 def test_a_start_that_is_no_date_is_the_earliest() -> None:
     assert started_at(record(spec(), started="soon")) < started_at(record(spec(), started="1970-01-01"))
 

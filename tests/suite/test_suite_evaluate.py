@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -22,13 +24,13 @@ from kdbench.data.views import Views
 from kdbench.engine.evaluate import predict
 from kdbench.errors import ConfigError, Locked, RecordError, UnknownName
 from kdbench.model import normalisation
-from kdbench.store import Store
+from kdbench.store import Store, images_key
 from kdbench.suite import evaluate as evaluate_module
 from kdbench.suite.api import run_suite
 from kdbench.suite.evaluate import Images, evaluate_results, evaluate_run
 from kdbench.suite.plan import RegistryNames
 from kdbench.suite.run import load_trained
-from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, content_id, evaluation_id
+from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, evaluation_id
 
 OTHERS = DatasetSpec(name="synthetic", options={"count": 50, "seed": 1})
 SOME = EvaluateSpec(on=(OTHERS,), corruptions=("brightness", "jpeg"), levels=(1, 5))
@@ -130,7 +132,7 @@ def test_figures_are_those_of_the_same_steps_by_hand(attempt, results, cache, tm
     items = store.read_items(further.items_key)
     assert [item[0] for item in items] == list(others.ids)
     assert [item[1] for item in items] == [others.classes[label] for label in others.labels]
-    own_key = content_id(record.spec.dataset.model_dump(mode="json"))
+    own_key = images_key(record.spec.dataset)
     assert further.items_key != own_key
     assert len(store.read_items(own_key)) == len(indices)  # those of the run are as they were
 
@@ -454,3 +456,43 @@ def test_on_needs_no_quotes_in_yaml():
         parse_suite(text.replace("[synthetic]", "[syntetic]"), "tiny", RegistryNames())
     with pytest.raises(ConfigError, match=r"evaluate.off: unknown key|keys should be strings, not False"):
         parse_suite(text.replace(" on:", " off:"), "tiny", RegistryNames())
+
+
+# ---------------------------------------------------------------- what another time or version left
+
+
+@pytest.mark.parametrize("change", [{"weights": "00" * 32}, {"schema_version": 0}, None])
+def test_what_is_of_other_weights_or_unreadable_is_made_anew(attempt, results, change):
+    before, _ = attempt(SOME)
+    path = Store(results).evaluation_path(before[0].evaluation_id)
+    if change is None:
+        path.write_text("{half a rec")
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change, "corrupted": []}))
+    found, made = attempt(SOME)
+    assert [one.side for one in made] == ["test"]
+    assert found[0].corrupted == before[0].corrupted
+    assert (
+        found[0].weights
+        == hashlib.sha256(Store(results).weights_path(the_run(results).run_id).read_bytes()).hexdigest()
+    )
+    assert found[1] == before[1]
+
+
+def test_runs_without_weights_are_named(trained, tmp_path, cache):
+    shutil.copytree(trained, tmp_path / "results")
+    store = Store(tmp_path / "results")
+    record = the_run(tmp_path / "results")
+    spec = record.spec.model_copy(update={"seed": 7})
+    store.write_record(record.model_copy(update={"spec": spec, "run_id": spec.run_id}))
+    told = []
+    evaluate_results(
+        tmp_path / "results", EvaluateSpec(corruptions=("jpeg",), levels=(1,)), root=tmp_path / "data", cache=cache,
+        noted=told.append,
+    )  # fmt: skip
+    assert told == [f"passed over for want of weights: {spec.title}"]
+
+
+def test_all_does_not_hide_a_wrong_name(attempt):
+    with pytest.raises(UnknownName, match="unknown corruption 'jpg'; did you mean jpeg"):
+        attempt(EvaluateSpec(corruptions=("all", "jpg")))

@@ -24,9 +24,10 @@ class Grouped(Protocol):
 
 
 def fold_of_groups(members: Sequence[Member], folds: int, seed: int) -> dict[str, int]:
-    """The fold of each group: stratum by stratum, the next largest group into the fold with the fewest images so far.
+    """The fold of each group: stratum by stratum, the next largest group into the fold with the fewest images of it.
 
-    Equal sizes go in the order of a hash of (seed, group), so the order of members changes nothing.
+    Ties go to the fold with the fewest images of all strata. Groups of one size go in the order of a hash of
+    (seed, group), so the order of members changes nothing.
     """
     size = Counter(member.group for member in members)
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -36,12 +37,14 @@ def fold_of_groups(members: Sequence[Member], folds: int, seed: int) -> dict[str
     for group, found in votes.items():
         strata[min(found, key=lambda stratum: (-found[stratum], stratum))].append(group)
     fold: dict[str, int] = {}
+    total = [0] * folds
     for stratum in sorted(strata):
         held = [0] * folds
         order = hashlib.sha256
         for group in sorted(strata[stratum], key=lambda g: (-size[g], order(f"{seed}/{g}".encode()).hexdigest())):
-            fold[group] = min(range(folds), key=lambda number: (held[number], number))
+            fold[group] = min(range(folds), key=lambda number: (held[number], total[number], number))
             held[fold[group]] += size[group]
+            total[fold[group]] += size[group]
     return fold
 
 

@@ -13,7 +13,7 @@ from kdbench.types import DatasetSpec
 
 class Official(Protocol):
     name = "official"
-    title = "the publisher's sides; training images that belong together with test images are left out"
+    title = "the publisher's sides; images that belong together with those of a later side are left out"
 
     def arrange(self, members: Sequence[Member], spec: DatasetSpec, root: Path) -> Arrangement:
         if not any(member.fold == "test" for member in members):

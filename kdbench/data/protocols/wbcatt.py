@@ -18,7 +18,7 @@ SIDES: dict[str, SplitName] = {"train": "train", "val": "val", "test": "test"}
 
 class WBCAtt(Protocol):
     name = "wbcatt"
-    title = "PBC as WBCAtt splits it; training images equal to test images are left out"
+    title = "PBC as WBCAtt splits it; images that belong together with those of a later side are left out"
     datasets = ("pbc",)
     from_file = True
 
@@ -31,7 +31,7 @@ class WBCAtt(Protocol):
             if side is None:
                 left_out[number] = f"not in {FILE}"
             placed.append(replace(member, fold=side))
-        if not (set(sides.values()) <= {member.fold for member in placed}):
+        if not sides or not (set(sides.values()) <= {member.fold for member in placed}):
             raise DataError(
                 f"{root / 'pbc' / FILE} names no image of a side that is on this disk; its paths end in <class>/<file>"
             )
@@ -48,7 +48,7 @@ def _read(path: Path) -> dict[str, SplitName]:
             f"pbc: nothing at {path}; take the split from https://github.com/apple2373/wbcatt and write it there as a "
             "table with the columns path and split (train, val or test)"
         ) from None
-    except (OSError, UnicodeDecodeError) as problem:
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise DataError(f"{path}: the split cannot be read ({problem}); save it as UTF-8 CSV") from None
     sides: dict[str, SplitName] = {}
     for line, row in enumerate(rows, start=2):

@@ -25,10 +25,11 @@ class BCCD(Source):
     citation = "Shenggan, BCCD Dataset, 2017; P. Mooney, Blood Cell Images, 2018"
     labels = LABELS
     protocol = "official"
+    augmented = True
     layout = "bccd/images/{TRAIN,TEST}/{EOSINOPHIL,LYMPHOCYTE,MONOCYTE,NEUTROPHIL}/*.jpeg"
     caveats = (
-        "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 36 pairs of originals "
-        "show the same cells, 6 of them across TRAIN and TEST. What counts is how many places of a smear were tested",
+        "bccd: the 12,444 images are augmented copies of 348 originals, the 2,487 of TEST of 71; 42 pairs of originals "
+        "show the same cells, 8 of them across TRAIN and TEST. What counts is how many places of a smear were tested",
     )
     counts = MappingProxyType({"eosinophil": 3120, "lymphocyte": 3103, "monocyte": 3098, "neutrophil": 3123})
     manual = "Kaggle wants a login"

@@ -24,18 +24,29 @@ def _variants(rows: Sequence[Row]) -> list[Column]:
     by_text = {found.on.model_dump_json(): found.on for row in rows for _, found in _further(row)}
     datasets = [by_text[text] for text in sorted(by_text)]
     titles = dict(zip(dataset_titles(datasets), datasets, strict=True))
-    return [column for title, key in named_apart(sorted(titles)).items() for column in _pair(title, key, titles[title])]
+    return [
+        column
+        for title, key in named_apart(sorted(titles)).items()
+        for column in _pair(title, key, titles[title], rows)
+    ]
 
 
-def _pair(title: str, key: str, dataset: DatasetSpec) -> list[Column]:
+def _pair(title: str, key: str, dataset: DatasetSpec, rows: Sequence[Row]) -> list[Column]:
     def mean(row: Row, figure: Callable[[float, float], float]) -> float | None:
-        """Over the seeds, of a figure of the accuracy there and the accuracy here."""
+        """Over the seeds, of a figure of the accuracy there and the accuracy here; None unless every seed was tried."""
         found = [
             figure(evaluation.metrics.accuracy, row.accuracies[seed])
             for seed, evaluation in _further(row)
-            if evaluation.on == dataset and evaluation.metrics is not None
+            if evaluation.on == dataset and evaluation.metrics is not None and evaluation.failure is None
         ]
-        return statistics.fmean(found) if found else None
+        return statistics.fmean(found) if found and len(found) == row.n_ok else None
+
+    unchecked = sorted({
+        evaluation.data.leak for row in rows for _, evaluation in _further(row)
+        if evaluation.on == dataset and evaluation.data is not None and evaluation.data.leak
+    })  # fmt: skip
+    caution = f"; † {'; '.join(unchecked)}" if unchecked else ""
+    title = f"{title} †" if unchecked else title
 
     return [
         replace(
@@ -46,7 +57,8 @@ def _pair(title: str, key: str, dataset: DatasetSpec) -> list[Column]:
             value=lambda row: mean(row, lambda there, here: there),
             text=percent_text,
             variants=None,
-            note="accuracy on all images of a further data set that the model knows nothing of; mean over the seeds",
+            note="accuracy on a further data set, all images of the classes the model knows; mean over the seeds"
+            + caution,
         ),
         replace(
             DROP,

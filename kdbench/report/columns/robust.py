@@ -1,7 +1,7 @@
 """Accuracy on corrupted test images: a column for each corruption, and two over all of them."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -19,8 +19,17 @@ def _accuracies(row: Row) -> dict[int, dict[Setting, float]]:
     }
 
 
+def _usual(rows: Sequence[Row]) -> list[Setting]:
+    """What most runs were tried on: means over unlike settings do not compare, and one run with more or with fewer of
+    them must not take the figures of the rest away. Of two as frequent the larger.
+    """
+    tried = Counter(frozenset(found) for row in rows for found in _accuracies(row).values() if found)
+    most = max(tried, key=lambda settings: (tried[settings], len(settings), sorted(settings)), default=frozenset())
+    return sorted(most)
+
+
 def _variants(rows: Sequence[Row]) -> list[Column]:
-    settings = sorted({setting for row in rows for found in _accuracies(row).values() for setting in found})
+    settings = _usual(rows)
     by_corruption: defaultdict[str, list[Setting]] = defaultdict(list)
     for setting in settings:
         by_corruption[setting[0]].append(setting)
@@ -63,7 +72,7 @@ def _variant(name: str, key: str, settings: Sequence[Setting], note: str) -> Col
 
 
 def _mean(row: Row, corruptions: Iterable[Sequence[Setting]], relative: bool) -> float | None:
-    """Over the seeds that have all of these; None without one: a mean over fewer would compare with nothing."""
+    """Over the seeds; None unless each of them has all of these: a mean over fewer would compare with nothing."""
     found = []
     for seed, accuracies in _accuracies(row).items():
         if all(setting in accuracies for settings in corruptions for setting in settings):
@@ -73,7 +82,7 @@ def _mean(row: Row, corruptions: Iterable[Sequence[Setting]], relative: bool) ->
                 found.append(mean)
             elif clean > 0:
                 found.append(mean / clean - 1)
-    return statistics.fmean(found) if found else None
+    return statistics.fmean(found) if found and len(found) == row.n_ok else None
 
 
 ROBUST = COLUMNS.add(
