@@ -15,18 +15,23 @@ from typing import TYPE_CHECKING, Any
 from kdbench._version import __version__
 
 if TYPE_CHECKING:
-    from kdbench.config import Suite
+    from kdbench.choices import Budget, Choice
+    from kdbench.compress.artefact import Artefact
+    from kdbench.compress.classifier import Classifier, Predictions
+    from kdbench.config import Suite, load_device
     from kdbench.data.dataset import Dataset, open_dataset
     from kdbench.data.memory import from_arrays, from_torch
     from kdbench.engine.distill import Distilled, distill
     from kdbench.errors import KdbenchError
     from kdbench.model import build as build_model
+    from kdbench.pick import pick_student
     from kdbench.profiling.profile import profile_model
     from kdbench.profiling.session import Sampling
     from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.evaluate import evaluate_results
+    from kdbench.suite.export import export_run, load_export, load_run
     from kdbench.suite.plan import load_suite
     from kdbench.suite.profile import Measures, profile, profile_results
     from kdbench.types import (
@@ -42,6 +47,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Artefact",
+    "Budget",
+    "Choice",
+    "Classifier",
     "Dataset",
     "DatasetSpec",
     "Distilled",
@@ -52,6 +61,7 @@ __all__ = [
     "MethodSpec",
     "ModelChoice",
     "Outcomes",
+    "Predictions",
     "RunRecord",
     "RunSpec",
     "Sampling",
@@ -65,10 +75,15 @@ __all__ = [
     "collect_profiles",
     "distill",
     "evaluate_results",
+    "export_run",
     "from_arrays",
     "from_torch",
+    "load_device",
+    "load_export",
+    "load_run",
     "load_suite",
     "open_dataset",
+    "pick_student",
     "plan_suite",
     "profile",
     "profile_model",
@@ -78,11 +93,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Budget": "kdbench.choices",
+    "Choice": "kdbench.choices",
+    "Artefact": "kdbench.compress.artefact",
+    "Classifier": "kdbench.compress.classifier",
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
     "Measures": "kdbench.suite.profile",
     "Outcomes": "kdbench.report",
+    "Predictions": "kdbench.compress.classifier",
     "Sampling": "kdbench.profiling.session",
     "Store": "kdbench.store",
     "Suite": "kdbench.config",
@@ -91,10 +111,15 @@ _HOMES = {
     "collect_profiles": "kdbench.report",
     "distill": "kdbench.engine.distill",
     "evaluate_results": "kdbench.suite.evaluate",
+    "export_run": "kdbench.suite.export",
     "from_arrays": "kdbench.data.memory",
     "from_torch": "kdbench.data.memory",
+    "load_device": "kdbench.config",
+    "load_export": "kdbench.suite.export",
+    "load_run": "kdbench.suite.export",
     "load_suite": "kdbench.suite.plan",
     "open_dataset": "kdbench.data.dataset",
+    "pick_student": "kdbench.pick",
     "plan_suite": "kdbench.suite.api",
     "profile": "kdbench.suite.profile",
     "profile_model": "kdbench.profiling.profile",

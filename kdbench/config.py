@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdbench.choices import DeviceProfile
 from kdbench.errors import ConfigError, KdbenchError, MissingData, UnknownName
 from kdbench.types import (
     DatasetSpec,
@@ -202,7 +203,16 @@ class Suite(_Sources):
 
 def shipped_suites() -> tuple[str, ...]:
     """Names of the suites inside the package."""
-    folder = resources.files("kdbench") / "suites"
+    return _shipped("suites")
+
+
+def shipped_devices() -> tuple[str, ...]:
+    """Names of the device profiles inside the package."""
+    return _shipped("devices")
+
+
+def _shipped(kind: str) -> tuple[str, ...]:
+    folder = resources.files("kdbench") / kind
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
@@ -233,6 +243,30 @@ def parse_suite(text: str, where: str, names: Names | None = None) -> Suite:
     Raises: ConfigError with every problem, each with line and key.
     """
     return _parse(text, where, "suite", lambda raw: Suite.model_validate(raw, context=_context(raw, names)))
+
+
+def load_device(name_or_path: str) -> DeviceProfile:
+    """A shipped device profile, or that of a file of the same form.
+
+    Raises: UnknownName; MissingData if a path is given and no file is there; ConfigError with every problem, each with
+        line and key.
+    """
+    if name_or_path in shipped_devices():
+        text = (resources.files("kdbench") / "devices" / f"{name_or_path}.yaml").read_text("utf-8")
+        return parse_device(text, name_or_path)
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        raise UnknownName("device", name_or_path, shipped_devices())
+    try:
+        return parse_device(path.read_text("utf-8"), name_or_path)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise MissingData(f"the device file {path} cannot be read: {problem}; give a file or a shipped device: "
+                          f"{', '.join(shipped_devices())}") from None  # fmt: skip
+
+
+def parse_device(text: str, where: str) -> DeviceProfile:
+    """Parse and check a device profile. Arguments and errors are those of `parse_suite`."""
+    return _parse(text, where, "device", DeviceProfile.model_validate)
 
 
 def read_sources(path: str) -> str:

@@ -111,6 +111,28 @@ class Locked(RecordError):
     """Another kdbench process is writing into the same results folder."""
 
 
+class NoStudentFits(KdbenchError):
+    """No candidate keeps all limits; the command line leaves with code 3.
+
+    Args:
+        limits: what was asked for.
+        misses: the nearest candidates and what they miss.
+        relaxations: what would let one pass.
+    """
+
+    def __init__(self, count: int, limits: Sequence[str], misses: Sequence[str], relaxations: Sequence[str]) -> None:
+        self.limits, self.misses, self.relaxations = tuple(limits), tuple(misses), tuple(relaxations)
+        nearest = f"; nearest: {self.misses[0]}" if misses else ""
+        advice = f"; {self.relaxations[0]}" if relaxations else "; measure what is missing"
+        who = f"none of {count} candidates" if count != 1 else "the one candidate does not"
+        verb = " fits" if count != 1 else " fit"
+        super().__init__(f"{who}{verb} {', '.join(self.limits) or 'the budget'}{nearest}{advice}")
+
+
+class ExportError(KdbenchError):
+    """A trained network cannot be exported, or an exported folder cannot be used."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows its first line; its class where it says nothing."""
     text = str(error).strip()

@@ -18,6 +18,7 @@ import csv
 import io
 import os
 import secrets
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from kdbench import types
-from kdbench.errors import Locked, RecordError, SchemaMismatch
+from kdbench.errors import KdbenchError, Locked, RecordError, SchemaMismatch
 from kdbench.findings import AUDIT_SCHEMA_VERSION, AuditRecord
 from kdbench.types import (
     EVALUATION_SCHEMA_VERSION,
@@ -69,6 +70,39 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def refuse_used(folder: Path, problem: type[KdbenchError]) -> None:
+    """Raises: that kind of error, if something is at folder that would be lost or left in the way."""
+    if folder == Path.cwd():
+        raise problem(f"{folder} is the folder you are in, which cannot be replaced; name a new one")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise problem(f"{folder} is there and no folder; name a new one")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise problem(f"{folder} is there and not empty; nothing is overwritten: name a new folder, or remove it")
+
+
+@contextmanager
+def whole_folder(folder: Path, problem: type[KdbenchError]) -> Iterator[Path]:
+    """A folder to write into, beside its place; once that went well it is moved there, else nothing is left of it.
+
+    Args:
+        folder: absolute; new or empty.
+    Raises: that kind of error, if something is in the folder, before and after it was written.
+    """
+    refuse_used(folder, problem)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{_TEMPORARY}{folder.name}-{secrets.token_hex(4)}")
+    partial.mkdir()
+    try:
+        yield partial
+        refuse_used(folder, problem)
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

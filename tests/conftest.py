@@ -6,10 +6,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
+
+if TYPE_CHECKING:
+    from deployed import Deployed
 
 _HYPOTHESIS_HOME = tempfile.TemporaryDirectory(prefix="kdbench-hypothesis-")
 set_hypothesis_home_dir(_HYPOTHESIS_HOME.name)  # else it makes a folder where pytest was started
@@ -44,3 +48,11 @@ def data_root() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("needs real images: set KDBENCH_DATA to their folder")
     return Path(named)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """Trained runs and their exported folders, shared by all tests; see tests/shared/deployed.py."""
+    from deployed import make_deployed
+
+    return make_deployed(tmp_path_factory.mktemp("deployed"))

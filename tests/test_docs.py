@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import kdbench
 from kdbench.cli.app import app
 from kdbench.cli.list import method_needs
-from kdbench.config import parse_sources, parse_suite
+from kdbench.config import parse_device, parse_sources, parse_suite
 from kdbench.method import METHODS, Family
 from kdbench.suite.plan import RegistryNames
 
@@ -158,12 +158,16 @@ def test_python_blocks_run(page: str) -> None:
 
 @pytest.mark.usefixtures("own_sources")
 @pytest.mark.parametrize(("page", "text"), YAML)
-def test_yaml_blocks_are_suites_or_data_sets(page: str, text: str, tmp_path: Path) -> None:
+def test_yaml_blocks_are_suites_devices_or_data_sets(page: str, text: str, tmp_path: Path) -> None:
     keys = set(yaml.safe_load(text))
     if "students" in keys:
         assert parse_suite(text, page, RegistryNames(tmp_path)).students
+    elif "limits" in keys:
+        assert parse_device(text, page).limits
     else:
-        assert keys & {"folder", "csv", "sources"}, "write a whole suite (with students) or a data set (folder, csv)"
+        assert keys & {"folder", "csv", "sources"}, (
+            "write a whole suite (with students), a device (limits) or a data set"
+        )
         assert parse_sources(text, page, RegistryNames(tmp_path))
 
 

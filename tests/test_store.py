@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdbench.errors import Locked, RecordError, SchemaMismatch
-from kdbench.store import Store, find_stores, images_key, load_record, write_atomic
+from kdbench.errors import DataError, Locked, RecordError, SchemaMismatch
+from kdbench.store import Store, find_stores, images_key, load_record, whole_folder, write_atomic
 from kdbench.types import DatasetSpec, Environment, RunRecord, RunSpec, content_id
 
 
@@ -83,6 +83,48 @@ def test_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: 
     write_atomic(tmp_path / "x", b"1")
     write_atomic(tmp_path / "x", b"2", durable=False)
     assert steps == ["fsync", "replace", "replace"]
+
+
+# ---------------------------------------------------------------- one folder
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "empty"])
+def test_a_folder_is_there_once_it_is_whole(tmp_path: Path, before: bool) -> None:
+    folder = tmp_path / "a" / "b"
+    if before:
+        folder.mkdir(parents=True)
+    with whole_folder(folder, DataError) as made:
+        (made / "one").write_text("1")
+        assert files(folder) == []
+    assert files(tmp_path) == ["a/b/one"]
+
+
+@pytest.mark.parametrize("problem", [OSError("disk full"), Stop()])
+def test_nothing_is_left_of_a_folder_that_was_not_finished(tmp_path: Path, problem: BaseException) -> None:
+    def fill() -> None:
+        with whole_folder(tmp_path / "a", DataError) as made:
+            (made / "one").write_text("1")
+            raise problem
+
+    with pytest.raises(type(problem)):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_used_is_refused_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match="is there and"), whole_folder(folder, DataError):
+            pass
+
+    def fill() -> None:
+        with whole_folder(tmp_path / "a", DataError) as made:
+            (made / "one").touch()
+            write_atomic(tmp_path / "a" / "mine", b"mine")
+
+    with pytest.raises(DataError, match="not empty"):
+        fill()
+    assert files(tmp_path) == ["a/mine", "file"]
 
 
 # ---------------------------------------------------------------- the lock

@@ -1,4 +1,4 @@
-"""The application with its verbs, and what becomes of an error: one message, exit code 2."""
+"""The application with its verbs, and what becomes of an error: one message, exit code 2 (3 where no student fits)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from kdbench.cli.cache import cache_app
 from kdbench.cli.compare import compare
 from kdbench.cli.data import data_app
 from kdbench.cli.evaluate import evaluate
+from kdbench.cli.export import export
 from kdbench.cli.export_data import export_data
 from kdbench.cli.list import list_app
+from kdbench.cli.pick import pick
+from kdbench.cli.predict import predict
 from kdbench.cli.profile import profile
 from kdbench.cli.report import report
 from kdbench.cli.run import run
 from kdbench.cli.sample import sample
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, NoStudentFits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +38,9 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(compare)
 app.command()(profile)
+app.command()(pick)
+app.command()(export)
+app.command()(predict)
 data_app.command("sample")(sample)
 data_app.command("export")(export_data)
 app.add_typer(list_app, name="list")
@@ -64,18 +70,23 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 some runs failed, 2 wrong input, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 some runs failed, 2 wrong input, 3 no student fits, 130 interrupted.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # meant for developers, not for users
     try:
         app(standalone_mode=True)
+    except NoStudentFits as problem:
+        _fail(str(problem), code=3)
     except KdbenchError as problem:
         _fail(str(problem))
     except OSError as problem:  # a full disk, a folder that may not be written
         _fail(f"{problem.strerror or problem}: {problem.filename}" if problem.filename else str(problem))
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print("error:", style="bold red", end=" ")
     console.print(message, markup=False)
-    sys.exit(2)
+    sys.exit(code)

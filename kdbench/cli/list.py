@@ -152,3 +152,25 @@ def suites() -> None:
 
     loaded = [load_suite(name) for name in shipped_suites()]
     _show("suites", ("name", "what it answers"), [(suite.name, suite.description) for suite in loaded])
+
+
+@list_app.command("devices")
+def devices() -> None:
+    """Devices that a student can be picked for, their limits and where those are from.
+
+    Example: kdbench list devices
+    """
+    from kdbench.choices import KINDS
+    from kdbench.config import load_device, shipped_devices
+    from kdbench.units import quantity_text
+
+    rows = []
+    for device in map(load_device, shipped_devices()):
+        stated = {key: found for key in KINDS if (found := getattr(device.limits, key, None)) is not None}
+        limits = ", ".join(f"{key} {quantity_text(found.value, KINDS[key])}" for key, found in stated.items())
+        sources = "; ".join(
+            f"{key}: {'rule of thumb, ' if found.rule_of_thumb else ''}{found.source}" for key, found in stated.items()
+        )
+        runtimes = "any" if device.runtimes is None else ", ".join(device.runtimes) or "none"
+        rows.append((device.name, device.title, limits or "none", runtimes, sources, device.note))
+    _show("devices", ("name", "what it is", "limits", "runtimes", "from", "note"), rows)

@@ -17,7 +17,6 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
 import zipfile
 from collections import Counter
@@ -34,6 +33,7 @@ from kdbench.data.cache import in_threads, index_source
 from kdbench.data.dataset import Dataset, listings, open_dataset
 from kdbench.data.source import SOURCES, Item, Source
 from kdbench.errors import DataError
+from kdbench.store import refuse_used, whole_folder
 from kdbench.types import DatasetSpec, Progress, Scalar, SplitName
 
 ExportFormat = Literal["folders", "csv", "npz"]
@@ -98,14 +98,11 @@ def export(
     Raises: DataError if something is in the folder, or the data has no files to list; what `open_dataset` raises.
     """
     folder = Path(os.path.abspath(folder))  # noqa: PTH100 (a link at its place has to be seen)
-    _refuse_used(folder)
+    refuse_used(folder, DataError)
     if form != "npz" and spec.stain != "none":
         raise DataError(f"the files of {spec.name} are written as they are; stain: {spec.stain} goes with npz alone")
     data = open_dataset(spec, root, cache, progress)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{folder.name}-{secrets.token_hex(4)}")
-    partial.mkdir()
-    try:
+    with whole_folder(folder, DataError) as partial:
         if form == "folders":
             how = _write_folders(partial, data, _images(data, root, cache), copy, progress)
         elif form == "csv":
@@ -113,24 +110,7 @@ def export(
         else:
             how = _write_arrays(partial, data, progress)
         _write_about(partial, data, form)
-        _refuse_used(folder)
-        if folder.is_dir():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return Exported(folder, {side: len(indices) for side, indices in data.splits.items()}, dict(how))
-
-
-def _refuse_used(folder: Path) -> None:
-    """Raises: DataError if something is there that would be lost or left in the way."""
-    if folder == Path.cwd():
-        raise DataError(f"{folder} is the folder you are in, which cannot be replaced; name a new one")
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise DataError(f"{folder} is there and no folder; name a new one")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder} is there and not empty; nothing is overwritten: name a new folder, or remove it")
 
 
 def _images(data: Dataset, root: Path, cache: Path) -> list[_Image]:

@@ -104,7 +104,11 @@ def run(
 
 def load_trained(spec: RunSpec, num_classes: int, store: Store) -> nn.Module:
     """The trained model of a finished run, in eval mode. Raises: RecordError if its weights are missing or damaged."""
-    path = store.weights_path(spec.run_id)
+    return load_weights(spec, num_classes, store.weights_path(spec.run_id))
+
+
+def load_weights(spec: RunSpec, num_classes: int, path: Path) -> nn.Module:
+    """What that run deploys, in eval mode, with weights of a file. Raises: RecordError if it is missing or damaged."""
     model = _untrained(spec, num_classes)
     try:
         load_model(model, path)

@@ -78,11 +78,7 @@ class OnnxRuntime:
         with quiet(), whole_files(source.folder, REFERENCE, MODEL) as made:
             network = source.load()
             write_reference(network, source.image_size, made)
-            try:
-                program = _export(network, source.image_size)
-            except torch.onnx.OnnxExporterError as error:
-                raise ProfileError(f"torch.onnx cannot export the network: {complaint(error)}") from error
-            program.save(made / MODEL, external_data=False)
+            export_onnx(network, source.image_size).save(made / MODEL, external_data=False)
 
     def prepare(self, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
         """See ``Runtime.prepare``. Runs the reference images once, and so gives the logits of the original or none."""
@@ -175,18 +171,25 @@ class OnnxRuntime:
 _REINSTALL = "pip uninstall onnxruntime && pip install onnxruntime-gpu"  # both would write into one folder
 
 
-def _export(network: nn.Module, image_size: int) -> Any:
-    # two images: torch.export takes a size of 1 for a constant
-    return torch.onnx.export(
-        network,
-        (reference_images(image_size),),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
+def export_onnx(network: nn.Module, image_size: int) -> Any:
+    """The network, in evaluation mode, as an ONNX program "image" (batch, 3, S, S) -> "logits" (batch, K).
+
+    Raises: ProfileError, if torch cannot express it so.
+    """
+    try:
+        # two images: torch.export takes a size of 1 for a constant
+        return torch.onnx.export(
+            network,
+            (reference_images(image_size),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ProfileError(f"torch.onnx cannot export the network: {complaint(error)}") from error
 
 
 RUNTIMES.add(OnnxRuntime.name, OnnxRuntime())

@@ -1,0 +1,239 @@
+"""A finished run as a folder for others, and both as a classifier of image files. Floor 5."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from kdbench._version import __version__
+from kdbench.compress.artefact import ONNX, WEIGHTS, Artefact, ExportRecord, Preprocessing, read_export
+from kdbench.compress.classifier import Classifier, onnx_forward, torch_forward
+from kdbench.compress.export import FORMATS, Format, write_export
+from kdbench.data.dataset import open_dataset
+from kdbench.data.source import SOURCES
+from kdbench.errors import ConfigError, DataError, ExportError, RecordError, UnknownName, first_line
+from kdbench.model import resolve
+from kdbench.paths import cache_root, data_root
+from kdbench.profiling.conversion import installed
+from kdbench.profiling.runtime import RUNTIMES, Setting, usable
+from kdbench.store import Store, find_stores, refuse_used
+from kdbench.suite.run import load_trained, load_weights
+from kdbench.types import DataCard, Metrics, Progress, RunRecord
+
+Runtime = Literal["onnxruntime", "torch"]
+CLASSIFIER_RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "torch")
+
+_LEAST_DIGITS = 6
+_LISTED = 12  # runs that a message lists
+_PARITY_IMAGES = 256
+"""At most: enough to meet every class, few enough for a large teacher on a small machine."""
+_DRAWN = 60
+
+
+def export_run(
+    results: Path | str,
+    run: str,
+    out: Path | str,
+    *,
+    formats: Sequence[Format] | None = None,
+    root: Path | str | None = None,
+    cache: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Artefact:
+    """Write a trained run as a folder that works without its records and data sets.
+
+    Args:
+        results: the results folder, with the weights of the run.
+        run: the first digits of its id, six at least, or a part or a pattern of its title that fits no other run.
+        out: a new or an empty folder.
+        formats: None: safetensors, and onnx where it is installed and the network can be expressed so.
+        root: the data root; None is KDBENCH_DATA, else the user's data folder. If the run's test images are there, the
+            ONNX file is compared with the network on them, else on drawn cells.
+        cache: where decoded images are kept; None is KDBENCH_CACHE, else the user's cache folder.
+    Raises: RecordError, if there is no such run, or not its weights; RuntimeUnavailable; ExportError. Nothing is left
+        behind then.
+    """
+    folder = Path(os.path.abspath(Path(out).expanduser()))  # noqa: PTH100 (a link at its place has to be seen)
+    if formats is not None and (unknown := [name for name in formats if name not in FORMATS]):
+        raise UnknownName("format", unknown[0], FORMATS)
+    if formats is not None and not formats:
+        raise ConfigError([f"no format is named; take {' or '.join(FORMATS)}"])
+    refuse_used(folder, ExportError)
+    store = Store(results)
+    record = find_run(store, run)
+    card, metrics = _result(record)
+    notes: tuple[str, ...] = ()
+    wanted: Sequence[Format] = FORMATS if formats is None else formats
+    if "onnx" in wanted:
+        found = RUNTIMES.get("onnxruntime").available()
+        if not found and formats is None:
+            wanted, notes = ("safetensors",), (f"there is no ONNX file: {found.reason}",)
+        elif not found:
+            usable(Setting("onnxruntime"))  # raises, with the reason
+    network = _network(record, card, store)
+    preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
+    images, images_of = np.zeros((0,), np.uint8), ""
+    if "onnx" in wanted:
+        images, images_of = _comparison_images(record, preprocessing, data_root(root), cache_root(cache), progress)
+    return write_export(
+        network,
+        store.weights_path(record.run_id),
+        _about(record, card, metrics, notes),
+        card.classes,
+        preprocessing,
+        folder,
+        formats=wanted,
+        may_lack_onnx=formats is None,
+        images=images,
+        images_of=images_of,
+        progress=progress,
+    )
+
+
+def load_export(folder: Path | str, runtime: Runtime | None = None) -> Classifier:
+    """An exported folder as a classifier of image files; nothing else is needed.
+
+    Args:
+        runtime: None: onnxruntime, if the folder has the file and it is installed; else torch.
+    Raises: ExportError, if it is no such folder, or something in it is damaged or changed; RuntimeUnavailable;
+        UnknownName.
+    """
+    artefact = read_export(folder)
+    about = artefact.about
+    if runtime is None:
+        # to run the file takes onnxruntime alone, not what made it
+        able = artefact.has_onnx and (installed("export", "onnxruntime") or not artefact.has_weights)
+        runtime = "onnxruntime" if able else "torch"
+    if runtime not in CLASSIFIER_RUNTIMES:
+        raise UnknownName("runtime", runtime, CLASSIFIER_RUNTIMES)
+    if runtime == "onnxruntime":
+        if not artefact.has_onnx:
+            raise ExportError(f"{folder} has no {ONNX}; take --runtime torch, or export it with --format onnx")
+        forward = onnx_forward(artefact.file(ONNX))
+    else:
+        if not artefact.has_weights:
+            raise ExportError(f"{folder} has no {WEIGHTS}; take --runtime onnxruntime, or export it with safetensors")
+        try:
+            network = load_weights(about.spec, about.num_classes, artefact.file(WEIGHTS))
+        except RecordError as problem:
+            raise ExportError(f"{folder}: {first_line(problem)}; copy the folder again, or export again") from problem
+        forward = torch_forward(network)
+    return Classifier(about.title, artefact.labels, artefact.preprocessing, runtime, forward)
+
+
+def load_run(results: Path | str, run: str) -> Classifier:
+    """A trained run of a results folder as a classifier of image files, by torch.
+
+    Args: as those of `export_run`.
+    Raises: RecordError, if there is no such run, or not its weights.
+    """
+    store = Store(results)
+    record = find_run(store, run)
+    card, _ = _result(record)
+    forward = torch_forward(_network(record, card, store))
+    preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
+    return Classifier(record.spec.title, card.classes, preprocessing, "torch", forward)
+
+
+def find_run(store: Store, run: str) -> RunRecord:
+    """The one run with a result that is meant: by the first digits of its id, or by its title.
+
+    Args:
+        run: six digits of the id or more; or a title, a part of one, or a pattern with ``*``, ``?`` or ``[``.
+    Raises: RecordError if that is none or several, which are listed.
+    """
+    records = sorted(store.records(), key=lambda record: (record.spec.title, record.run_id))
+    if not records:
+        below = ", ".join(str(one.root) for one in find_stores(store.root)[:_LISTED])
+        hint = f"there are some in {below}" if below else "give the results folder of a suite as --results"
+        raise RecordError(f"{store.root} holds no records; {hint}")
+    is_id = re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},16}}", run) is not None
+    found = [record for record in records if is_id and record.run_id.startswith(run)]
+    found = found or [record for record in records if record.spec.title == run]
+    pattern = run if any(sign in run for sign in "*?[") else f"*{run}*"
+    found = found or [record for record in records if fnmatch.fnmatchcase(record.spec.title, pattern)]
+    found = [record for record in found if record.status == "ok"] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "".join(f"\n  {record.run_id}  {record.spec.title}" for record in found[:_LISTED])
+        more = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise RecordError(f"'{run}' is {len(found)} runs of {store.root}; give more of one's id:{listed}{more}")
+    short = f"; an id needs {_LEAST_DIGITS} digits" if re.fullmatch(r"[0-9a-f]+", run) and not is_id else ""
+    raise RecordError(
+        f"there is no run '{run}' among the {len(records)} of {store.root}{short}; one is {records[0].run_id}, "
+        f"'{records[0].spec.title}'"
+    )
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _result(record: RunRecord) -> tuple[DataCard, Metrics]:
+    """Raises: RecordError, if the run has no result."""
+    if record.status != "ok" or record.data is None or record.test_metrics is None:
+        why = f": {record.failure.message}" if record.failure else ""
+        raise RecordError(f"{record.spec.title} has no result ({record.status}{why}); run its suite again")
+    return record.data, record.test_metrics
+
+
+def _network(record: RunRecord, card: DataCard, store: Store) -> nn.Module:
+    """Raises: RecordError, if the weights are not there or damaged."""
+    if not store.weights_path(record.run_id).is_file():
+        raise RecordError(
+            f"{store.root} holds the record of {record.spec.title}, but not its weights, which are not shared with "
+            "records; run its suite here first"
+        )
+    return load_trained(record.spec, len(card.classes), store)
+
+
+def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str, ...]) -> ExportRecord:
+    spec = record.spec
+    facts = resolve(spec.model.name)
+    sources = {name: SOURCES.get(name) if name in SOURCES else None for name in card.sources}
+    if record.tuning is not None and record.tuning.precision == "bf16":
+        notes = (*notes, "its test accuracy was measured in bf16, as it was trained; the files here answer in fp32")
+    return ExportRecord(
+        run_id=record.run_id,
+        title=spec.title,
+        model=spec.model,
+        num_classes=len(card.classes),
+        method=spec.method.label,
+        teachers=tuple(teacher.model.name for teacher in spec.teachers),
+        dataset=spec.dataset.name,
+        protocol=card.protocol,
+        content=card.content_hash,
+        leak=card.leak,
+        test_accuracy=metrics.accuracy,
+        test_images=metrics.count,
+        licence=facts.licence,
+        citation=facts.paper,
+        data_licences={name: (source and source.licence) or "not stated" for name, source in sources.items()},
+        data_citations={name: (source and source.citation) or "" for name, source in sources.items()},
+        notes=notes,
+        spec=spec,
+        kdbench=__version__,
+    )
+
+
+def _comparison_images(
+    record: RunRecord, preprocessing: Preprocessing, root: Path, cache: Path, progress: Progress | None
+) -> tuple[np.ndarray, str]:
+    """Images (N, S, S, 3) uint8 to compare networks on, and what they are: test images of the run where they are."""
+    try:
+        data = open_dataset(record.spec.dataset, root, cache, progress)
+    except (DataError, ConfigError, UnknownName):
+        source, options = SOURCES.get("synthetic"), {"count": _DRAWN}
+        items = source.scan(root, options).items
+        drawn = np.stack([preprocessing.pixels(source.read(item, options)) for item in items])
+        return drawn, "drawn cells (the test images are not on this disk)"
+    test = data.splits["test"]
+    chosen = test[np.linspace(0, len(test) - 1, min(len(test), _PARITY_IMAGES)).round().astype(np.int64)]
+    return data.images(chosen), "test images"
