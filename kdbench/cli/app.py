@@ -12,6 +12,7 @@ from rich.console import Console
 
 from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
+from kdbench.cli.compare import compare
 from kdbench.cli.data import data_app
 from kdbench.cli.evaluate import evaluate
 from kdbench.cli.export import export
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(evaluate)
 app.command()(report)
+app.command()(compare)
 app.command()(profile)
 app.command()(pick)
 app.command()(export)

@@ -17,6 +17,7 @@ from typing import Any
 
 from kdbench.errors import RecordError, UnknownName
 from kdbench.report.costs import render_costs
+from kdbench.report.latex import latex_costs, render_latex
 from kdbench.report.markdown import render_markdown
 from kdbench.report.outcomes import Outcomes
 from kdbench.report.rows import Row, build_rows, newest
@@ -36,6 +37,7 @@ __all__ = [
     "costs_json",
     "render",
     "render_costs",
+    "render_latex",
     "render_markdown",
     "to_frame",
     "to_json",
@@ -46,23 +48,37 @@ def _text(plain: dict[str, Any]) -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _page(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
-    return render_markdown(records, profiles=profiles, outcomes=outcomes) if records else render_costs(profiles)
+Names = Sequence[str] | None
+Renderer = Callable[[Sequence[RunRecord], Sequence[ProfileRecord], Outcomes | None, Names], str]
 
 
-def _csv(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
-    return to_csv(records, profiles, outcomes) if records else costs_csv(profiles)
+def _page(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None, names: Names
+) -> str:
+    if not records:
+        return render_costs(profiles)
+    return render_markdown(records, profiles=profiles, outcomes=outcomes, names=names)
 
 
-def _json(records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None) -> str:
-    return _text(to_json(records, profiles, outcomes) if records else costs_json(profiles))
+def _csv(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None, names: Names
+) -> str:
+    return to_csv(records, profiles, outcomes, names) if records else costs_csv(profiles)
 
 
-FORMATS: dict[str, Callable[[Sequence[RunRecord], Sequence[ProfileRecord], Outcomes | None], str]] = {
-    "md": _page,
-    "csv": _csv,
-    "json": _json,
-}
+def _json(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None, names: Names
+) -> str:
+    return _text(to_json(records, profiles, outcomes, names) if records else costs_json(profiles))
+
+
+def _latex(
+    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None, names: Names
+) -> str:
+    return render_latex(records, profiles, outcomes, names) if records else latex_costs(profiles)
+
+
+FORMATS: dict[str, Renderer] = {"md": _page, "csv": _csv, "json": _json, "latex": _latex}
 
 
 def collect(results_dir: Path | str) -> list[RunRecord]:
@@ -96,12 +112,14 @@ def render(
     format: str = "md",
     profiles: Sequence[ProfileRecord] = (),
     outcomes: Outcomes | None = None,
+    columns: Sequence[str] | None = None,
 ) -> str:
-    """The leaderboard as text that ends with a newline: md, csv or json; without records, the costs alone.
+    """The leaderboard as text that ends with a newline: md, csv, json or latex; without records, the costs alone.
 
     Args:
         profiles: measured apart from the runs; they join the rows they belong to.
         outcomes: where each run's answers and evaluations are; without it no figure that needs them is there.
+        columns: the names or keys of those wanted; None is all of them, in LaTeX the usual ones of a paper.
 
     Raises: RecordError if there is neither; UnknownName.
     """
@@ -109,7 +127,7 @@ def render(
         raise UnknownName("format", format, FORMATS)
     if not records and not profiles:
         raise RecordError("there are no records to make a table from; make some with `kdbench run quickstart`")
-    return FORMATS[format](records, profiles, outcomes)
+    return FORMATS[format](records, profiles, outcomes, columns)
 
 
 @contextmanager

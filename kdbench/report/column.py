@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kdbench.errors import UnknownName
 from kdbench.registry import Registry
 from kdbench.report.rows import Row
 
@@ -72,10 +73,29 @@ class Column:
 COLUMNS: Registry[Column] = Registry("report column", "kdbench.report.columns")
 
 
-def columns_for(rows: Sequence[Row]) -> list[Column]:
-    """All columns in their order, the variants of these rows in place of the columns that have them."""
-    ordered = sorted(COLUMNS, key=lambda column: (column.order, column.key))
-    return [variant for column in ordered for variant in (column.variants(rows) if column.variants else (column,))]
+def columns_for(rows: Sequence[Row], names: Sequence[str] | None = None) -> list[Column]:
+    """The columns of these rows, the variants in place of the columns that have them.
+
+    Args:
+        names: of columns, in the order wanted: the name of a column's file, which means all of its variants, or a key
+            as CSV has it; None is all columns in their own order.
+    Raises: UnknownName.
+    """
+    ordered = sorted((column.order, column.key, name) for name in COLUMNS.names() if (column := COLUMNS.get(name)))
+    found: dict[str, list[Column]] = {}
+    for _, _, name in ordered:
+        column = COLUMNS.get(name)
+        found[name] = list(column.variants(rows) if column.variants else (column,))
+    every = [column for columns in found.values() for column in columns]
+    if names is None:
+        return every
+    by_key = {column.key: column for column in every}
+    chosen: dict[str, Column] = {}
+    for name in names:
+        if name not in found and name not in by_key:
+            raise UnknownName("column", name, {*found, *by_key})
+        chosen |= {column.key: column for column in ([by_key[name]] if name in by_key else found[name])}
+    return list(chosen.values())
 
 
 def named_apart(names: Sequence[str]) -> dict[str, str]:
@@ -110,6 +130,11 @@ def spread_percent(fraction: float | None) -> str:
     if fraction is None:
         return ""
     return " ± <0.1" if 0 < fraction < 0.0005 else f" ± {percent(fraction)}"
+
+
+def p_text(p: float) -> str:
+    """A p-value: "0.034", and "<0.001" below that; it never reads 0."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def scaled(count: float) -> str:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; without yellow, which is too pale on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # another number than the colours: pairs repeat late
-_INK, _FAINT = "#222222", "#6B6B6B"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # another number than the colours: pairs repeat late
+INK, FAINT = "#222222", "#6B6B6B"
 _MOST_NAMES = 30  # in a panel; more of them cannot be read
 _LONGEST_NAME = 60  # characters
 
@@ -40,8 +40,9 @@ class Point:
 
     Attributes:
         model: what it is one of; several rows may be trainings of one model.
-        x_bar, y_bar: the ends of the bars: a latency's 95 % interval, or accuracy ± its standard deviation over seeds.
+        x_bar, y_bar: the ends of the bars: a latency's 95 % interval; an accuracy's, or ± its standard deviation.
         ranked: whether it may stand on the front; teachers do not.
+        interval: whether the bar of the accuracy is its 95 % interval.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Point:
     y_bar: tuple[float, float] | None = None
     unstable: bool = False
     ranked: bool = True
+    interval: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,11 @@ def own_style() -> Iterator[None]:
         "svg.hashsalt": "kdbench",  # ids do not change from one drawing to the next
         "text.parse_math": False,  # a $ in a name is a $
         "font.size": 9,
-        "axes.edgecolor": _FAINT,
-        "axes.labelcolor": _INK,
-        "text.color": _INK,
-        "xtick.color": _FAINT,
-        "ytick.color": _FAINT,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
     }
     with matplotlib.rc_context(own):
         yield
@@ -128,16 +130,14 @@ def draw(found: Sequence[Panel], x: Axis, y: Axis, title: str) -> Figure:
         axes = figure.add_axes((_LEFT / _WIDTH, bottom / height, inner[0] / _WIDTH, inner[1] / height))
         left_out += _draw_panel(axes, panel, x, y, styles, canvas.get_renderer())
     notes = _notes(found, y, left_out)
-    figure.text(_LEFT / _WIDTH, _FOOTER / height, notes, fontsize=7.5, color=_FAINT, va="top", linespacing=1.4)
+    figure.text(_LEFT / _WIDTH, _FOOTER / height, notes, fontsize=7.5, color=FAINT, va="top", linespacing=1.4)
     return figure
 
 
 def _styles(found: Sequence[Panel]) -> dict[str, tuple[str, str]]:
     """Colour and marker by series: the same in every panel."""
     names = sorted({name for panel in found for name in panel.series})
-    return {
-        name: (_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]) for number, name in enumerate(names)
-    }
+    return {name: (COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]) for number, name in enumerate(names)}
 
 
 def _legend_entries(found: Sequence[Panel], styles: Mapping[str, tuple[str, str]]) -> list[tuple[Line2D, str]]:
@@ -147,9 +147,9 @@ def _legend_entries(found: Sequence[Panel], styles: Mapping[str, tuple[str, str]
         face = colour if filled else "white"
         return Line2D([], [], linestyle="", marker=marker, markersize=6.5, color=colour, markerfacecolor=face)
 
-    entries = [(handle(*style), _clean(name)) for name, style in styles.items() if name]
+    entries = [(handle(*style), clean(name)) for name, style in styles.items() if name]
     if any(point.unstable for panel in found for points in panel.series.values() for point in points):
-        entries.append((handle(_FAINT, "o", filled=False), "unstable"))
+        entries.append((handle(FAINT, "o", filled=False), "unstable"))
     return entries
 
 
@@ -158,7 +158,12 @@ def _notes(found: Sequence[Panel], y: Axis, left_out: int) -> str:
     notes = []
     bars = [
         *(["the 95 % interval of the median latency"] if any(point.x_bar for point in points) else []),
-        *(["the sample standard deviation of the accuracy over seeds"] if any(point.y_bar for point in points) else []),
+        *(["the 95 % interval of the accuracy"] if any(point.y_bar and point.interval for point in points) else []),
+        *(
+            ["the sample standard deviation of the accuracy over seeds"]
+            if any(point.y_bar and not point.interval for point in points)
+            else []
+        ),
     ]
     if bars:
         notes.append(f"Bars: {' and '.join(bars)}.")
@@ -175,7 +180,7 @@ def _draw_panel(
     axes: Axes, panel: Panel, x: Axis, y: Axis, styles: Mapping[str, tuple[str, str]], renderer: RendererAgg
 ) -> int:
     """Returns: how many names found no room, or are too many to be read."""
-    heading = axes.set_title(_clean(panel.heading, 110), loc="left", fontsize=9, color=_FAINT, pad=8)
+    heading = axes.set_title(clean(panel.heading, 110), loc="left", fontsize=9, color=FAINT, pad=8)
     heading.set_in_layout(False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -369,7 +374,7 @@ def _name_points(axes: Axes, points: Sequence[Point], on_front: set[str], render
     named = _named(points, on_front)
     for point in named:
         text = axes.annotate(
-            _clean(point.name), (point.x, point.y), (0, 0), textcoords="offset points", fontsize=7.5, zorder=2.5,
+            clean(point.name), (point.x, point.y), (0, 0), textcoords="offset points", fontsize=7.5, zorder=2.5,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
         )  # fmt: skip
         size, mark = text.get_window_extent(renderer), extent(point)
@@ -422,7 +427,7 @@ def _within(box: Bbox, outer: Bbox) -> bool:
     return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)
 
 
-def _clean(text: str, longest: int = _LONGEST_NAME) -> str:
+def clean(text: str, longest: int = _LONGEST_NAME) -> str:
     """One line of what can be printed, not too long; XML takes no control characters."""
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"

@@ -13,6 +13,7 @@ from kdbench.report.column import (
     NOT_APPLICABLE,
     Column,
     columns_for,
+    p_text,
     percent,
     points,
     points_text,
@@ -38,6 +39,7 @@ def render_markdown(
     title: str = "Leaderboard",
     profiles: Iterable[ProfileRecord] = (),
     outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> str:
     """The whole page.
 
@@ -47,10 +49,11 @@ def render_markdown(
         title: the page's heading.
         profiles: costs measured apart from the runs, in any order; they join the rows they belong to.
         outcomes: where the answers of the runs are looked up; without it no figure that needs them is there.
+        names: of the columns wanted, as `columns_for` takes them; None is all of them.
     """
     records, profiles = newest(records), newest_profiles(profiles)
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
+    columns = columns_for(rows, names)
     sections: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         sections[dataset_key(row.dataset)].append(row)
@@ -66,7 +69,7 @@ def render_markdown(
         blocks += _section(name, group, kept, columns, any_protocol)
     blocks += _failures(records)
     blocks += _unusable(outcomes.notes(records) if outcomes is not None else [])
-    blocks += _legend([column for column in columns if column.key in shown])
+    blocks += _legend([column for column in columns if column.key in shown], rows)
     blocks += _provenance(records, command, rows, profiles)
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -82,7 +85,7 @@ def _section(
         f"## {escape(name)}",
         _protocol(rows, any_protocol),
         _in_short(rows, main),
-        _table(rows, main),
+        _table(rows, main, ranges=True),
         _caution(rows, columns, all_columns),
         *_bought(rows),
         *_further_tables(rows, columns),
@@ -187,8 +190,9 @@ def _portrait(row: Row, columns: Sequence[Column]) -> str:
     return f"{escape(row.model)} {how}: " + ", ".join([accuracy, *(fact for fact in cost if fact)])
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    best = {column.key: _best(rows, column) for column in columns}
+def _table(rows: Sequence[Row], columns: Sequence[Column], ranges: bool = False) -> str:
+    """Args: ranges: whether the ranks that a row can have stand beside its rank."""
+    best = {column.key: best_cells(rows, column) for column in columns}
     body = []
     for row in rows:
         cells = [escape(column.show(row)) for column in columns]
@@ -196,16 +200,25 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
             f"**{cell}**" if row.cell_id in best[column.key] else cell
             for cell, column in zip(cells, columns, strict=True)
         ]
-        if not row.n_ok:  # the reason stands where the eye looks for the result
+        if cells and not row.n_ok:  # the reason stands where the eye looks for the result
             cells[0] = f"failed ({escape((row.failure or '').partition(':')[0])})"
-        rank = NOT_APPLICABLE if row.rank is None else str(row.rank)
         teacher = escape(row.teacher) or NOT_APPLICABLE
-        body.append([rank, escape(row.model), row.role, escape(row.method), teacher, *cells])
+        body.append([rank_text(row, ranges), escape(row.model), row.role, escape(row.method), teacher, *cells])
     headings = ["#", "model", "role", "method", "teacher", *(escape(column.heading) for column in columns)]
     return grid(body, headings, ("right", *["left"] * 4, *["right"] * len(columns)))
 
 
-def _best(rows: Sequence[Row], column: Column) -> set[str]:
+def rank_text(row: Row, ranges: bool) -> str:
+    """ "2 (1 to 5)"; "2 =" where another row has the same accuracy."""
+    if row.rank is None:
+        return NOT_APPLICABLE
+    tied = " =" if row.standing is not None and row.rank in row.standing.tied else ""
+    low, high = (row.rank_range if ranges else None) or (0, 0)
+    can_be = "" if not low else f" ({low})" if low == high else f" ({low} to {high})"
+    return f"{row.rank}{tied}{can_be}"
+
+
+def best_cells(rows: Sequence[Row], column: Column) -> set[str]:
     """The cells of the small models with the best figure; none where all are equal or the column is not ranked."""
     figures = {
         row.cell_id: round(value, 12)  # the last digits may differ between equal means
@@ -270,13 +283,15 @@ def _weight(images: int) -> str:
 
 
 def _bought(rows: Sequence[Row]) -> list[str]:
-    """Student by teacher, with and without ground truth: the gain in points."""
+    """Student by teacher, with and without ground truth: the gain in points, and what of it is more than chance."""
     pairs: defaultdict[tuple[str, str, str], dict[bool, Row]] = defaultdict(dict)
     for row in rows:
         if row.role == "student" and row.n_ok:
             pairs[(row.model, row.recipe, row.teacher)][row.spec.method.ground_truth] = row
     if not pairs:
         return []
+    truths = (True, False)
+    tested = {truth: any(one[truth].gain_test for one in pairs.values() if truth in one) for truth in truths}
     body = []
     for (model, recipe, teacher), by_truth in sorted(pairs.items()):
         one = next(iter(by_truth.values()))
@@ -287,21 +302,59 @@ def _bought(rows: Sequence[Row]) -> list[str]:
                 escape(recipe),
                 escape(teacher) or NOT_APPLICABLE,
                 _or_missing(one.teacher_accuracy) if teacher else NOT_APPLICABLE,
-                *(_gain(by_truth.get(truth)) for truth in (True, False)),
+                *(cell for truth in truths for cell in _gain(by_truth.get(truth), tested[truth])),
             ]
         )
-    headings = ["student", "alone (%)", "method", "teacher", "teacher (%)", "gain with ground truth (points)",
-                "gain without (points)"]  # fmt: skip
+    headings = ["student", "alone (%)", "method", "teacher", "teacher (%)"]
+    for truth in truths:
+        headings.append("gain with ground truth (points)" if truth else "gain without (points)")
+        headings += ["95 % interval", "p (Holm)"] if tested[truth] else []
     return [
         "### What distillation bought",
-        grid(body, headings, ("left", "right", "left", "left", "right", "right", "right")),
+        grid(body, headings, ("left", "right", "left", "left", *["right"] * (len(headings) - 4))),
+        _what_p_says([row for by_truth in pairs.values() for row in by_truth.values()]),
     ]
 
 
-def _gain(row: Row | None) -> str:
+def _gain(row: Row | None, tested: bool) -> list[str]:
+    """The gain; where any row of the column was tested, with its interval and p."""
     if row is None:
-        return NOT_APPLICABLE
-    return MISSING if row.gain is None else escape(points_text(row, row.gain, row.gain_std))
+        return [NOT_APPLICABLE] * (3 if tested else 1)
+    cells = [MISSING if row.gain is None else escape(points_text(row, row.gain, row.gain_std))]
+    if tested:
+        test, p = row.gain_test, row.gain_p
+        cells += (
+            [MISSING] * 2 if test is None or p is None else [f"{points(test.low)} to {points(test.high)}", p_text(p)]
+        )
+    return cells
+
+
+def _what_p_says(rows: Sequence[Row]) -> str:
+    """What the tests count, and what they cannot know."""
+    tests = [row.gain_test for row in rows if row.gain_test is not None]
+    if not tests:
+        return ""
+    seeds = sorted({test.seeds for test in tests})
+    chance = sum(row.gain_significant is False for row in rows)
+    lines = [
+        f"{len(tests) - chance} of {len(tests)} gains are significant: below 0.05 after Holm's correction, which "
+        "counts all of them. Each is tested on the differences to training alone, image by image at equal seeds; "
+        "images of one group count once."
+    ]
+    if seeds[0] == 1:
+        some = "One seed each" if seeds[-1] == 1 else "Where there is one seed"
+        lines.append(
+            f"**{some}: interval and p hold for these very trainings on other test images,** and say nothing of what "
+            "another seed would give."
+        )
+    if 1 < seeds[-1] < ENOUGH_SEEDS:
+        few = min(count for count in seeds if count > 1)
+        counts = f"{few}" if few == seeds[-1] else f"{few} to {seeds[-1]}"
+        lines.append(
+            f"**{counts} seeds are few:** interval and p contain the spread over them, but it is known badly, so that "
+            "even a large gain may not be significant."
+        )
+    return " ".join(lines)
 
 
 def _or_missing(fraction: float | None) -> str:
@@ -422,12 +475,23 @@ def _unusable(notes: Sequence[str]) -> list[str]:
     ]
 
 
-def _legend(columns: Sequence[Column]) -> list[str]:
+def _legend(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
     by_note: defaultdict[str, list[str]] = defaultdict(list)
     for column in columns:
         if column.note and column.table is not None:
             by_note[column.note].append(f"**{escape(column.heading)}**")
     lines = [f"- {', '.join(headings)}: {escape(note)}" for note, headings in by_note.items()]
+    ranks = []
+    if any(row.rank_range for row in rows):
+        ranks.append(
+            "in brackets the ranks that a row can have: one more than there are rows significantly better, to what the "
+            "significantly worse ones leave, by paired tests of all pairs with Holm's correction, so that with 95 % "
+            "all of them hold at once (Mogstad et al., Review of Economic Studies 91 (2024) 476)"
+        )
+    if any(row.standing.tied for row in rows if row.standing is not None):
+        ranks.append("= marks rows of the same accuracy")
+    if ranks:
+        lines.insert(0, f"- **#**: the rank by mean accuracy; {'; '.join(ranks)}")
     lines.append(
         f"- “{MISSING}”: could be known and is not; “{NOT_APPLICABLE}”: does not apply, or the row has no result"
     )

@@ -49,12 +49,19 @@ class Answers:
 
     Attributes:
         right: (N,) bool, whether the largest logit is that of the label.
+        classes: of the network, in the order of its logits.
+        labels, predicted: (N,) places among the classes.
+        confidence: (N,) largest probability, in (0, 1].
         ece: expected calibration error (`kdbench.calibration.ece`), in [0, 1].
         brier: Brier score (`kdbench.calibration.brier`), in [0, 2].
     """
 
     images: ImageList
     right: np.ndarray
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
     ece: float
     brier: float
 
@@ -168,10 +175,12 @@ def _answers(logits: np.ndarray, images: ImageList, record: RunRecord) -> tuple[
     if unknown := sorted(set(images.labels) - set(places)):
         return f"the test images have a label that the record does not name: {unknown[0]}", None
     labels = np.array([places[label] for label in images.labels])
-    right = logits.argmax(axis=1) == labels
+    predicted = logits.argmax(axis=1)
+    right = predicted == labels
     # the record is what counts; ties between logits may fall another way on another machine
     if abs(float(right.mean()) - record.test_metrics.accuracy) > 1.5 / len(labels):
         return "they do not give the accuracy of the record", None
     probabilities = calibration.softmax(logits)
     ece, brier = calibration.ece(probabilities, labels), calibration.brier(probabilities, labels)
-    return "", Answers(images, right, ece, brier)
+    confidence = probabilities.max(axis=1)
+    return "", Answers(images, right, record.data.classes, labels, predicted, confidence, ece, brier)

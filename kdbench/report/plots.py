@@ -11,15 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdbench.errors import RecordError, UnknownName
 from kdbench.report.drawing import Axis, Panel, Point, draw, own_style
 from kdbench.report.figures import CellLatency, LatencySetting, fewest_threads
 from kdbench.report.networks import Network, networks, sections
+from kdbench.report.outcomes import Outcomes
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles, latency_settings
 from kdbench.report.text import machine
 from kdbench.store import write_atomic
 from kdbench.types import Environment, ProfileRecord, RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png")
 _MOST_PANELS = 12
@@ -49,6 +54,7 @@ def plot_costs(
     y: str = "auto",
     *,
     out: Path | str,
+    outcomes: Outcomes | None = None,
 ) -> None:
     """Write the picture to a file: SVG or PNG, by its suffix.
 
@@ -57,6 +63,7 @@ def plot_costs(
         records: of the runs; without them the picture shows costs alone.
         x: latency, macs, params or accuracy.
         y: the same, or auto: accuracy if there are records, else macs.
+        outcomes: where the answers of the runs are looked up; with them accuracies have their 95 % interval.
 
     Raises: UnknownName for an axis or a suffix there is none of; RecordError if nothing can be drawn.
     """
@@ -68,21 +75,31 @@ def plot_costs(
     for axis in (x, y):
         if axis not in _AXES:
             raise UnknownName("axis", axis, _AXES)
-    found = panels(profiles, records, x, y)
+    found = panels(profiles, records, x, y, outcomes)
     with own_style():
-        figure = draw(found, _AXES[x], _AXES[y], f"{_NAMES[y]} against {_NAMES[x]}".capitalize())
-        content = io.BytesIO()
-        if out.suffix.lower() == ".svg":
-            figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
-        else:
-            figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
+        save(draw(found, _AXES[x], _AXES[y], f"{_NAMES[y]} against {_NAMES[x]}".capitalize()), out)
+
+
+def save(figure: Figure, out: Path) -> None:
+    """As SVG or PNG, by its suffix, in one step; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    if out.suffix.lower() == ".svg":
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
     write_atomic(out, content.getvalue())
 
 
-def panels(profiles: Sequence[ProfileRecord], records: Sequence[RunRecord], x: str, y: str) -> list[Panel]:
+def panels(
+    profiles: Sequence[ProfileRecord],
+    records: Sequence[RunRecord],
+    x: str,
+    y: str,
+    outcomes: Outcomes | None = None,
+) -> list[Panel]:
     """What there is to draw. Raises: RecordError if that is nothing, or more than fits into one picture."""
     if records:
-        found = list(_of_rows(build_rows(records, profiles), x, y))
+        found = list(_of_rows(build_rows(records, profiles, outcomes), x, y))
     elif "accuracy" in (x, y):
         raise RecordError("profiles alone have no accuracy; draw macs or params, or give the records as well")
     else:
@@ -109,7 +126,8 @@ class _Model:
     model: str
     figures: Mapping[str, float | None]
     latency: Callable[[LatencySetting], CellLatency | None]
-    spread: float | None = None
+    accuracy_bar: tuple[float, float] | None = None
+    interval: bool = False
     ranked: bool = True
 
     def point(self, x: str, y: str, setting: LatencySetting | None) -> Point | None:
@@ -118,13 +136,12 @@ class _Model:
         across, up = figures[x], figures[y]
         if across is None or up is None or any(_AXES[axis].log and figures[axis] == 0 for axis in (x, y)):
             return None
-        accuracy = self.figures["accuracy"]
         bars = {
             "latency": latency.interval_ms if latency and setting and setting.isolated else None,
-            "accuracy": (accuracy - self.spread, accuracy + self.spread) if accuracy and self.spread else None,
+            "accuracy": self.accuracy_bar,
         }
         unstable = latency is not None and latency.unstable
-        return Point(self.name, self.model, across, up, bars.get(x), bars.get(y), unstable, self.ranked)
+        return Point(self.name, self.model, across, up, bars.get(x), bars.get(y), unstable, self.ranked, self.interval)
 
 
 def _of_rows(rows: Sequence[Row], x: str, y: str) -> Iterator[Panel]:
@@ -141,10 +158,11 @@ def _of_rows(rows: Sequence[Row], x: str, y: str) -> Iterator[Panel]:
                 row.model,
                 {"macs": row.macs, "params": row.params, "accuracy": row.accuracy},
                 row.latency,
-                row.accuracy_std,
+                row.interval or _with_spread(row),
+                row.interval is not None,
                 row.role != "teacher",
             )
-            for name, row in zip(_row_names(group), group, strict=True)
+            for name, row in zip(row_names(group), group, strict=True)
         ]
         yield from _panels(title, models, latency_settings(rows), environments, x, y)
 
@@ -167,7 +185,14 @@ def _of_networks(found: Sequence[Network], x: str, y: str) -> Iterator[Panel]:
         yield from _panels(f"{image_size} px, {classes} classes", models, settings, environments, x, y)
 
 
-def _row_names(rows: Sequence[Row]) -> list[str]:
+def _with_spread(row: Row) -> tuple[float, float] | None:
+    """The accuracy ± its standard deviation over the seeds."""
+    if row.accuracy is None or not row.accuracy_std:
+        return None
+    return row.accuracy - row.accuracy_std, row.accuracy + row.accuracy_std
+
+
+def row_names(rows: Sequence[Row]) -> list[str]:
     """A row's model, and of its method and teachers what tells it apart from the others."""
     names = [row.model for row in rows]
     for more in (lambda row: f", {row.method}", lambda row: f" < {row.teacher}" if row.teacher else ""):

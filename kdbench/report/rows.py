@@ -9,7 +9,7 @@ import statistics
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,9 @@ import numpy as np
 from kdbench.report import stats
 from kdbench.report.figures import CellLatency, LatencySetting, fewest_threads, undisplaced
 from kdbench.report.outcomes import Answers, Outcomes
+from kdbench.report.paired import ALPHA, Paired, paired
+from kdbench.report.standing import Standing
+from kdbench.report.stats import Grouped
 from kdbench.store import newest_profiles, started_at
 from kdbench.types import (
     DatasetSpec,
@@ -55,6 +58,7 @@ class Row:
             rows without a result.
         profiles: measured apart from the runs: of its trained models, or of untrained ones that cost the same.
         outcomes: where its runs' answers and evaluations are looked up; None where there are records alone.
+        standing: how it stands among the rows of its data set; None for a row by itself.
     """
 
     records: tuple[RunRecord, ...]
@@ -66,6 +70,7 @@ class Row:
     rank: int | None = None
     profiles: tuple[ProfileRecord, ...] = ()
     outcomes: Outcomes | None = None
+    standing: Standing | None = field(default=None, compare=False, repr=False)
 
     @property
     def spec(self) -> RunSpec:
@@ -184,7 +189,7 @@ class Row:
             return None
         images = next(iter(self.answers.values())).images
         right = np.stack([answers.right for answers in self.answers.values()])
-        return stats.clustered(stats.Grouped.of(right, images.groups))
+        return stats.clustered(Grouped.of(right, images.groups))
 
     @cached_property
     def independent(self) -> int | None:
@@ -232,6 +237,37 @@ class Row:
     def gain_std(self) -> float | None:
         """Sample standard deviation (n - 1) of the paired differences; None below two."""
         return _std(self.gains.values())
+
+    @cached_property
+    def gain_test(self) -> Paired | None:
+        """The gain with its 95 % interval and p-value, of the answers on the same images at the seeds that both have;
+        None unless all of these answers are there.
+        """
+        if self.outcomes is None or not self.gains or not self.answers:
+            return None
+        alone = {record.spec.seed: self.outcomes.answers(record) for record in self.baseline}
+        pairs = [(self.answers[seed], alone[seed]) for seed in self.gains]
+        images = pairs[0][0].images
+        if any(other is None or other.images.ids != images.ids for _, other in pairs):
+            return None
+        ours = np.stack([one.right for one, _ in pairs])
+        theirs = np.stack([other.right for _, other in pairs if other is not None])
+        return paired(Grouped.of(ours, images.groups), Grouped.of(theirs, images.groups))
+
+    @property
+    def gain_p(self) -> float | None:
+        """The p-value of the gain, by Holm over all gains of the data set; None without a test."""
+        return None if self.standing is None else self.standing.gain_p.get(self.cell_id)
+
+    @property
+    def gain_significant(self) -> bool | None:
+        """Whether the gain is more than chance; None if that was not tested."""
+        return None if self.gain_p is None else self.gain_p < ALPHA
+
+    @property
+    def rank_range(self) -> tuple[int, int] | None:
+        """The ranks that it can have, first and last; None if that is not known."""
+        return None if self.standing is None else self.standing.rank_ranges.get(self.cell_id)
 
     @cached_property
     def baseline_accuracy(self) -> float | None:
@@ -524,10 +560,15 @@ def _ranked(rows: list[Row]) -> list[Row]:
         return row.role != "teacher" and row.accuracy is not None
 
     best_first = sorted(-_accuracy_to_rank(row) for row in rows if has_rank(row))
-    return [
-        replace(row, rank=1 + bisect_left(best_first, -_accuracy_to_rank(row))) if has_rank(row) else row
+    standing = Standing()
+    ranked = [
+        replace(
+            row, rank=1 + bisect_left(best_first, -_accuracy_to_rank(row)) if has_rank(row) else None, standing=standing
+        )
         for row in sorted(rows, key=order)
     ]
+    standing.rows = tuple(ranked)
+    return ranked
 
 
 def _accuracy_to_rank(row: Row) -> float:

@@ -29,34 +29,46 @@ COSTS_SCHEMA_VERSION = 1
 
 
 def to_frame(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """One row for each cell; what is not known is NA. Columns are typed even where figures are missing."""
+    """One row for each cell; what is not known is NA. Columns are typed even where figures are missing.
+
+    Args: names: of the columns wanted, as `columns_for` takes them; what tells the rows apart is always there.
+    """
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
-    return _typed_frame([_plain(row, columns) for row in rows])
+    columns = columns_for(rows, names)
+    return _typed_frame([plain_row(row, columns) for row in rows])
 
 
 def to_csv(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> str:
     """The frame as CSV; an empty field is a missing figure."""
-    return str(to_frame(records, profiles, outcomes).to_csv(index=False, lineterminator="\n"))
+    return str(to_frame(records, profiles, outcomes, names).to_csv(index=False, lineterminator="\n"))
 
 
 def to_json(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord] = (), outcomes: Outcomes | None = None
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord] = (),
+    outcomes: Outcomes | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """``{schema_version, columns, rows}``, plain values throughout; null is a missing figure."""
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows)
+    columns = columns_for(rows, names)
     return {
         "schema_version": REPORT_SCHEMA_VERSION,
         "columns": [
             {"key": column.key, "title": column.title, "better": column.better, "note": column.note}
             for column in columns
         ],
-        "rows": [_plain(row, columns) | {"run_ids": [record.run_id for record in row.records]} for row in rows],
+        "rows": [plain_row(row, columns) | {"run_ids": [record.run_id for record in row.records]} for row in rows],
     }
 
 
@@ -167,7 +179,7 @@ def _typed_frame(plain: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-def _plain(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
+def plain_row(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
     """A row as names and numbers."""
     figures: dict[str, Any] = {}
     for column in columns:
@@ -186,6 +198,8 @@ def _plain(row: Row, columns: Sequence[Column]) -> dict[str, Any]:
         "leak": next((record.data.leak for record in row.records if record.data), "") or None,
         "content": row.dataset.content or None,
         "rank": row.rank,
+        "rank_low": row.rank_range[0] if row.rank_range else None,
+        "rank_high": row.rank_range[1] if row.rank_range else None,
         "role": row.role,
         "model": row.model,
         "method": row.method,

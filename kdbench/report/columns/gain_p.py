@@ -1,0 +1,19 @@
+"""Whether the gain may be chance."""
+
+from kdbench.report.column import COLUMNS, Column
+
+COLUMNS.add(
+    "gain_p",
+    Column(
+        key="gain_p",
+        title="p of the gain",
+        unit="",
+        better=None,
+        order=21,
+        value=lambda row: row.gain_p,
+        applies=lambda row: row.role == "student",
+        table=None,  # the table of what distillation bought has it
+        note="two-sided, of the paired differences in groups of test images at equal seeds; by Holm over all gains of "
+        "the table",
+    ),
+)
