@@ -49,8 +49,10 @@ class _Image:
 
     @property
     def origins(self) -> set[str]:
-        """The names of what it is a copy or a part of, where the source says so."""
-        original = self.source.origin(self.item, self.digest)
+        """The names of what it is a copy or a part of, where the source says so. Elsewhere what is known to show one
+        cell is still worth a line: only of copies made by the thousand the number is enough.
+        """
+        original = self.source.origin(self.item, self.digest) if self.source.augmented else None
         groups = {f"group {self.source.name}/{self.item.group}"} if self.item.group else set()
         return groups | ({f"original {original}"} if original else set())
 

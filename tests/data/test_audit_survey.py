@@ -117,6 +117,8 @@ def test_copies_of_one_original_are_counted_and_not_named(smears: Path, monkeypa
 
     assert {"08", "again"} in [set(pair) for pair in named(audited(smears), "near")]
     monkeypatch.setattr(Source, "origin", origin)
+    assert audited(smears).copies == 0
+    monkeypatch.setattr(Source, "augmented", True)
     record = audited(smears)
     assert record.copies == 1
     pairs = [set(pair) for pair in named(record, "near")]
