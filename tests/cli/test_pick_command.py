@@ -105,7 +105,9 @@ def test_a_device_file_is_told_by_line(kdbench, tmp_path):
 def test_several_data_sets_are_asked_about(kdbench):
     code, _, err = kdbench("pick", "--results", RESULTS)
     assert code == 2
-    assert "give one of them to --dataset: bccd, mixed" in err
+    assert "figures of two are never compared; give one of them to --dataset: " in err
+    assert "bccd, 64 px" in err
+    assert "mixed, 64 px" in err
 
 
 def test_list_devices(kdbench):

@@ -80,9 +80,10 @@ def test_mixed_shares_every_source_and_class_out(mixed: Dataset) -> None:
         return Counter((mixed.ids[index].split("/")[0], int(mixed.labels[index])) for index in indices)
 
     total, test, val = strata(np.arange(len(mixed.ids))), strata(mixed.splits["test"]), strata(mixed.splits["val"])
+    # a place of a smear, photographed up to three times with one class each, goes as a whole
     for stratum, count in total.items():
-        assert abs(test[stratum] - 0.2 * count) <= 2
-        assert abs(val[stratum] - 0.1 * count) <= 2
+        assert abs(test[stratum] - 0.2 * count) <= 3
+        assert abs(val[stratum] - 0.1 * count) <= 3
 
 
 def test_images_are_images(mixed: Dataset) -> None:

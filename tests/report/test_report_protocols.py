@@ -143,7 +143,7 @@ def test_without_answers_the_records_figures_stand_without_intervals() -> None:
         record(spec(dataset=split("official")), 0.7),
         record(spec(dataset=split("pooled-random")), 0.95, data=card(leak=LEAK)),
     ]
-    assert tables(render(records))[-2][2][3:] == ["70.0", "95.0", "+25.0"]
+    assert tables(render(records))[0][2][3:] == ["70.0", "95.0", "+25.0"]
 
 
 def test_the_usual_protocol_is_called_what_the_card_notes() -> None:
