@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.cli.data import DataRoot
+
 if TYPE_CHECKING:
     from kdbench.choices import Budget, Choice, DeviceProfile
 
@@ -46,12 +48,18 @@ def pick(
     runtime: Annotated[str | None, typer.Option(help="What may run it; several: eager,onnxruntime.")] = None,
     teachers: Annotated[bool, typer.Option("--teachers", help="Let teachers be chosen, too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The whole choice as one JSON object.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the chosen network (`kdbench export`), with pick.json and pick.md in it."),
+    ] = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Choose a student for a device and a budget, and say why every other one lost.
 
-    Limits are held against the worse end of a 95 % interval; what was not measured does not pass.
+    Limits are held against the worse end of a 95 % interval; what was not measured does not pass. With --export the
+    chosen network is written as well; that needs its weights.
 
-    Exit codes: 0 chosen; 2 wrong input; 3 no student fits, and what comes nearest is shown.
+    Exit codes: 0 chosen; 2 wrong input, or not exported; 3 no student fits, and what comes nearest is shown.
 
     Example: kdbench pick --device raspberry-pi-4 --min-accuracy 0.9 --max-bytes 4MB
     """
@@ -102,6 +110,30 @@ def pick(
         typer.echo(render_choice(choice), nl=False)
     if choice.chosen is None:
         raise no_student_fits(choice)
+    if export is not None:
+        _export(choice, results, export, data_root)
+
+
+def _export(choice: Choice, results: Path, out: Path, data_root: Path | None) -> None:
+    """Write the chosen run beside the choice itself. Raises: RecordError, if its weights are not below results."""
+    from kdbench.cli.screen import Screen
+    from kdbench.errors import RecordError
+    from kdbench.pick import render_choice
+    from kdbench.store import find_stores, write_atomic
+    from kdbench.suite.export import export_run
+
+    run_id = choice.run_id or ""
+    holding = [store for store in find_stores(results) if store.weights_path(run_id).exists()]
+    if not holding:
+        raise RecordError(
+            f"run {run_id} was chosen, but its weights are not below {results}: they are not shared with records; run "
+            "its suite here first"
+        )
+    with Screen() as screen:
+        done = export_run(holding[0].root, run_id, out, root=data_root, progress=screen)
+    write_atomic(done.folder / "pick.json", (choice.model_dump_json(indent=1) + "\n").encode())
+    write_atomic(done.folder / "pick.md", render_choice(choice).encode())
+    typer.echo(f"wrote {done.folder}: {done.about.title}, with pick.json and pick.md", err=True)
 
 
 def _budget(asked: dict[str, tuple[str, str | None]], objective: str, runtime: str | None, teachers: bool) -> Budget:

@@ -115,3 +115,26 @@ def test_list_devices(kdbench):
     assert (code, err) == (0, "")
     for text in ("raspberry-pi-4", "memory 1GB", "rule of thumb", "esp32-s3", "product brief"):
         assert text in out
+
+
+# ---------------------------------------------------------------- the chosen one, to take along
+
+
+def test_the_chosen_network_is_exported_with_the_choice(kdbench, deployed, tmp_path):
+    results = deployed.results
+    ask = ("pick", "--results", results, "--dataset", "synthetic", "--data-root", deployed.folder)
+    code, _, err = kdbench(*ask, "--export", tmp_path / "out")
+    assert code == 0, err
+    choice = json.loads((tmp_path / "out" / "pick.json").read_text())
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert choice["run_id"] == about["run_id"]
+    assert (tmp_path / "out" / "pick.md").read_text().startswith("# ")
+    code, _, err = kdbench(*ask, "--export", tmp_path / "out")
+    assert code == 2  # never over something
+
+
+def test_without_weights_nothing_is_exported(kdbench, tmp_path):
+    code, _, err = kdbench("pick", "--results", MIXED, "--export", tmp_path / "out")
+    assert code == 2
+    assert "its weights are not below" in err
+    assert not (tmp_path / "out").exists()
