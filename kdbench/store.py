@@ -20,11 +20,11 @@ import os
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -49,6 +49,8 @@ from kdbench.types import (
     content_id,
     identity,
 )
+
+T = TypeVar("T")
 
 _TEMPORARY = ".partial-"
 _FOLDERS = ("records", "predictions", "items", "weights", "checkpoints", "profiles", "evaluations")
@@ -277,18 +279,8 @@ def load_profiles(path: Path | str) -> list[ProfileRecord]:
 
     Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
     """
-    path = Path(path)
-    try:
-        found = from_json(path.read_bytes())
-        return [_profile(item) for item in (found if isinstance(found, list) else [found])]
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the profile'}: {first['msg']}"
-    except ValueError as problem:
-        trouble = str(problem)
-    raise SchemaMismatch(
-        f"{path} holds no profiles of schema {PROFILE_SCHEMA_VERSION}: {trouble}; make it again with `kdbench profile`"
-    )
+    again = "make it again with `kdbench profile`"
+    return _read(Path(path), _each(_profile), "profile", f"profiles of schema {PROFILE_SCHEMA_VERSION}", again)
 
 
 def _profile(item: Any) -> ProfileRecord:
@@ -311,13 +303,15 @@ def find_profiles(root: Path | str) -> list[ProfileRecord]:
 
     What was measured twice is there once (see `newest_profiles`). Raises: SchemaMismatch if a file cannot be read.
     """
-    root = Path(root)
+    return newest_profiles(profile for path in _json_files(Path(root), "profiles") for profile in load_profiles(path))
+
+
+def _json_files(root: Path, folder: str) -> list[Path]:
+    """Every ``folder/*.json`` at or below root, sorted; root may be such a folder itself, or one file."""
     if root.is_file():
-        paths = {root}
-    else:
-        own = root.glob("*.json") if root.resolve().name == "profiles" else ()
-        paths = {*own, *root.rglob("profiles/*.json")}
-    return newest_profiles(profile for path in sorted(paths) for profile in load_profiles(path))
+        return [root]
+    own = root.glob("*.json") if root.resolve().name == folder else ()
+    return sorted({*own, *root.rglob(f"{folder}/*.json")})
 
 
 def newest_profiles(profiles: Iterable[ProfileRecord]) -> list[ProfileRecord]:
@@ -344,20 +338,14 @@ def load_evaluation(path: Path | str) -> EvaluationRecord:
 
     Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
     """
-    path = Path(path)
-    try:
-        found = from_json(path.read_bytes())
-        _check_kind(found, _EVALUATION_KIND, EVALUATION_SCHEMA_VERSION)
-        return EvaluationRecord.model_validate(found)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the evaluation'}: {first['msg']}"
-    except ValueError as problem:
-        trouble = str(problem)
-    raise SchemaMismatch(
-        f"{path} holds no evaluation of schema {EVALUATION_SCHEMA_VERSION}: {trouble}; remove it and make it again "
-        "with `kdbench evaluate`"
-    )
+    again = "remove it and make it again with `kdbench evaluate`"
+    return _read(Path(path), _evaluation, "evaluation", f"evaluation of schema {EVALUATION_SCHEMA_VERSION}", again)
+
+
+def _evaluation(item: Any) -> EvaluationRecord:
+    """Raises: ValueError."""
+    _check_kind(item, _EVALUATION_KIND, EVALUATION_SCHEMA_VERSION)
+    return EvaluationRecord.model_validate(item)
 
 
 def find_evaluations(root: Path | str) -> list[EvaluationRecord]:
@@ -366,13 +354,7 @@ def find_evaluations(root: Path | str) -> list[EvaluationRecord]:
     What was evaluated in two folders is there once (see `newest_evaluations`). Raises: SchemaMismatch if a file cannot
     be read.
     """
-    root = Path(root)
-    if root.is_file():
-        paths = {root}
-    else:
-        own = root.glob("*.json") if root.resolve().name == "evaluations" else ()
-        paths = {*own, *root.rglob("evaluations/*.json")}
-    return newest_evaluations(load_evaluation(path) for path in sorted(paths))
+    return newest_evaluations(load_evaluation(path) for path in _json_files(Path(root), "evaluations"))
 
 
 def newest_evaluations(evaluations: Iterable[EvaluationRecord]) -> list[EvaluationRecord]:
@@ -434,21 +416,39 @@ def load_audits(path: Path | str) -> list[AuditRecord]:
 
     Raises: SchemaMismatch if it is damaged, of another kind or of another schema version; OSError if it is not there.
     """
-    path = Path(path)
+    again = "make it again with `kdbench data audit`"
+    return _read(Path(path), _each(_audit), "audit", f"audits of schema {AUDIT_SCHEMA_VERSION}", again)
+
+
+def _audit(item: Any) -> AuditRecord:
+    """Raises: ValueError."""
+    record = AuditRecord.model_validate(item)
+    if record.schema_version != AUDIT_SCHEMA_VERSION:
+        raise ValueError(f"the schema version is {record.schema_version}")
+    return record
+
+
+def _each(one: Callable[[Any], T]) -> Callable[[Any], list[T]]:
+    """What reads one record, for a file that holds one or a list of them."""
+    return lambda found: [one(item) for item in (found if isinstance(found, list) else [found])]
+
+
+def _read(path: Path, parse: Callable[[Any], T], what: str, wanted: str, again: str) -> T:
+    """What a file of records holds.
+
+    Args:
+        parse: makes it of plain JSON; raises ValueError.
+        what, wanted, again: one record, what the file should hold, and how it is made anew, for the message.
+    Raises: SchemaMismatch; OSError if the file is not there.
+    """
     try:
-        found = from_json(path.read_bytes())
-        records = [AuditRecord.model_validate(item) for item in (found if isinstance(found, list) else [found])]
-        if wrong := [record for record in records if record.schema_version != AUDIT_SCHEMA_VERSION]:
-            raise ValueError(f"the schema version is {wrong[0].schema_version}")
-        return records
+        return parse(from_json(path.read_bytes()))
     except ValidationError as problem:
         first = problem.errors()[0]
-        trouble = f"{'.'.join(str(part) for part in first['loc']) or 'the audit'}: {first['msg']}"
+        trouble = f"{'.'.join(str(part) for part in first['loc']) or f'the {what}'}: {first['msg']}"
     except ValueError as problem:
         trouble = str(problem)
-    raise SchemaMismatch(
-        f"{path} holds no audits of schema {AUDIT_SCHEMA_VERSION}: {trouble}; make it again with `kdbench data audit`"
-    )
+    raise SchemaMismatch(f"{path} holds no {wanted}: {trouble}; {again}")
 
 
 def started_at(record: RunRecord | ProfileRecord | EvaluationRecord) -> datetime:

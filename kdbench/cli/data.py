@@ -16,7 +16,7 @@ from kdbench.cli.audit import audit_data
 if TYPE_CHECKING:
     from kdbench.data.audit import Audit
     from kdbench.data.source import Source
-    from kdbench.types import DataCard, DatasetSpec, LeftOut
+    from kdbench.types import DataCard, DatasetSpec
 
 data_app = typer.Typer(no_args_is_help=True, help="Get and look at data sets.\n\nExample: kdbench data show mixed")
 
@@ -52,7 +52,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
     Example: kdbench data show bccd --set protocol=grouped --set fold=2
     """
     from kdbench.cli.screen import Screen
-    from kdbench.data.audit import NAMED
+    from kdbench.data.audit import NAMED, by_reason
     from kdbench.data.dataset import listings, open_dataset, published_differences
     from kdbench.errors import MissingData
     from kdbench.paths import cache_root
@@ -74,7 +74,7 @@ def show(name: NameOrFile, data_root: DataRoot = None, image_size: ImageSize = 6
         if card.duplicates:
             kept = "" if card.leak else "; each group is kept on one side"
             out.print(f"{card.duplicates} images share their bytes with another{kept}")
-        for reason, entries in _by_reason(card).items():
+        for reason, entries in by_reason(card).items():
             more = f" and {len(entries) - NAMED} more" if len(entries) > NAMED else ""
             named = ", ".join(f"{entry.path} ({entry.count})" for entry in entries[:NAMED])
             out.print(f"left out, {sum(entry.count for entry in entries)}: {reason}: {named}{more}", markup=False)
@@ -275,13 +275,6 @@ def _introduce(out: Console, name: str) -> None:
         for key, text in lines.items():
             if text:
                 out.print(f"  {key}: {text}", markup=False)
-
-
-def _by_reason(card: DataCard) -> dict[str, list[LeftOut]]:
-    found: dict[str, list[LeftOut]] = {}
-    for entry in card.left_out:
-        found.setdefault(entry.reason, []).append(entry)
-    return found
 
 
 def _table(card: DataCard) -> Table:

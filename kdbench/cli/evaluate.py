@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdbench.cli.command import without_options
+
 if TYPE_CHECKING:
     from kdbench.types import EvaluationRecord
 
@@ -76,7 +78,7 @@ def evaluate(
                 asked,
                 root=data_root,
                 only=only,
-                command=shlex.join(["kdbench", *_without_folders(sys.argv[1:])]),
+                command=shlex.join(["kdbench", *without_options(sys.argv[1:], _PATHS)]),
                 made=screen.evaluated,
                 noted=screen.noted,
                 progress=screen,
@@ -108,19 +110,6 @@ def _levels(text: str) -> tuple[int, ...]:
             f"'{text}' is no list of levels from 1 to 5; write 1-5 or 1,3,5", param_hint="--levels"
         )
     return tuple(sorted(found))
-
-
-def _without_folders(arguments: Sequence[str]) -> Iterator[str]:
-    """The command as a record may show it: folders of this machine are nobody's business, and change no figure."""
-    skip = False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if skip:
-            skip = False
-        elif argument in _PATHS:
-            skip = True
-        elif not (equals and name in _PATHS):
-            yield argument
 
 
 def _show(

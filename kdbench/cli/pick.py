@@ -64,10 +64,8 @@ def pick(
     Example: kdbench pick --device raspberry-pi-4 --min-accuracy 0.9 --max-bytes 4MB
     """
     from kdbench.config import load_device
-    from kdbench.errors import RecordError
     from kdbench.pick import judge, no_student_fits, render_choice
-    from kdbench.report import Outcomes, collect, collect_profiles
-    from kdbench.store import find_profiles
+    from kdbench.report import Outcomes, collect, profiles_of
 
     budget = _budget(
         {
@@ -86,12 +84,7 @@ def pick(
     )
     target = load_device(device) if device is not None else None
     records = collect(results)
-    costs = find_profiles(results)
-    for path in profiles or ():
-        found = collect_profiles(path)
-        if not found:
-            raise RecordError(f"{path} holds no profiles; `kdbench profile MODEL --out FILE` writes a file of them")
-        costs += found
+    costs = profiles_of(results, profiles or ())
     _see_gpu(target)
     choice = judge(
         records,

@@ -63,16 +63,10 @@ def report(
         _validate(validate)
         return
     # imported late, so that `kdbench --help` waits for no table library
-    from kdbench.errors import RecordError
-    from kdbench.report import Outcomes, collect, collect_profiles, render
-    from kdbench.store import find_profiles, find_stores, write_atomic
+    from kdbench.report import Outcomes, collect, profiles_of, render
+    from kdbench.store import find_stores, write_atomic
 
-    costs = find_profiles(results)
-    for path in profiles or ():
-        found = collect_profiles(path)
-        if not found:
-            raise RecordError(f"{path} holds no profiles; `kdbench profile MODEL --out FILE` writes a file of them")
-        costs += found
+    costs = profiles_of(results, profiles or ())
     records = collect(results) if find_stores(results) or not costs else []
     outcomes = Outcomes.below(results)
     if plot is not None:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from kdbench.cli.command import without_options
+
 LEADERBOARD = "leaderboard.md"
 
 
@@ -76,14 +78,6 @@ def run(
 
 
 def _without_paths(arguments: list[str], suite: str) -> list[str]:
-    """The command as a record may show it: folders of this machine are nobody's business and change no result."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in ("--data-root", "--results"):
-            skip = True
-        elif not argument.startswith(("--data-root=", "--results=")):
-            kept.append(Path(argument).name if argument == suite else argument)
-    return kept
+    """The command as a record may show it; of the suite's file the name alone."""
+    kept = without_options(arguments, ("--data-root", "--results"))
+    return [Path(argument).name if argument == suite else argument for argument in kept]

@@ -58,9 +58,7 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
     """
     data = open_dataset(spec, root, cache, progress)
     card = data.card
-    left_out: dict[str, list[LeftOut]] = defaultdict(list)
-    for entry in card.left_out:
-        left_out[entry.reason].append(entry)
+    left_out = by_reason(card)
     conflicts = tuple(caveat for caveat in card.caveats if caveat.startswith(LABEL_CONFLICT))
     parts = listings(data.spec, root)
     warnings = [*_thin_classes(card), *published_differences(parts)]
@@ -74,7 +72,15 @@ def audit(spec: DatasetSpec, root: Path, cache: Path, progress: Progress | None 
     files = [(source, item) for source, found in parts for item in found.items]
     odd, stored = odd_files(files, data.bad, spec.name, progress)
     sizes = _sizes([file for _, file in stored])
-    return Audit(card, sizes, odd, {why: tuple(found) for why, found in left_out.items()}, conflicts, tuple(warnings))
+    return Audit(card, sizes, odd, left_out, conflicts, tuple(warnings))
+
+
+def by_reason(card: DataCard) -> dict[str, tuple[LeftOut, ...]]:
+    """What is not in a data set, by reason."""
+    found: defaultdict[str, list[LeftOut]] = defaultdict(list)
+    for entry in card.left_out:
+        found[entry.reason].append(entry)
+    return {reason: tuple(entries) for reason, entries in found.items()}
 
 
 def _thin_classes(card: DataCard) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kdbench.data.audit import NAMED
 from kdbench.data.originals import Match, Overlap, match_originals, overlaps
 from kdbench.data.source import Source
 from kdbench.errors import DataError
@@ -20,9 +21,6 @@ from kdbench.types import Progress
 
 SIZE = (320, 240)
 """Width and height in pixels at which images are compared: that of augmented BCCD's images, half of its originals'."""
-
-NAMED = 20
-"""Examples of one finding; the rest is counted."""
 
 
 @dataclass(frozen=True)

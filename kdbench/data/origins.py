@@ -19,6 +19,8 @@ from importlib import resources
 from types import MappingProxyType
 from typing import TypeVar
 
+from kdbench.data.splits import merge_groups
+
 DIGITS = 12
 """Of a SHA-256: enough to tell 10^4 files apart, with one chance in 10^6 of any mistake."""
 
@@ -35,17 +37,12 @@ Named = TypeVar("Named", int, str)
 
 def _joined(pairs: Iterable[tuple[Named, Named]]) -> dict[Named, Named]:
     """The least of all that are joined to it by pairs, for each that is in one."""
-    least: dict[Named, Named] = {}
-
-    def find(name: Named) -> Named:
-        while least.setdefault(name, name) != name:
-            name = least[name]
-        return name
-
-    for first, second in pairs:
-        low, high = sorted((find(first), find(second)))
-        least[high] = low
-    return {name: find(name) for name in least}
+    every = list(pairs)
+    least: dict[int, Named] = {}
+    components = merge_groups(every)
+    for pair, component in zip(every, components, strict=True):
+        least[component] = min(least.get(component, pair[0]), *pair)
+    return {name: least[component] for pair, component in zip(every, components, strict=True) for name in pair}
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from kdbench.data.dataset import Dataset
+from kdbench.data.splits import order_of
 from kdbench.errors import DataError
 from kdbench.types import SplitName
 
@@ -54,7 +54,7 @@ def chosen(ids: Sequence[str], indices: np.ndarray, count: int, seed: int) -> np
     """
     turn: Counter[str] = Counter()
     order: list[tuple[int, str, int]] = []
-    for key, index in sorted((hashlib.sha256(f"{seed}/{ids[i]}".encode()).hexdigest(), i) for i in indices.tolist()):
+    for key, index in sorted((order_of(seed, ids[i]), i) for i in indices.tolist()):
         source = ids[index].partition("/")[0]
         order.append((turn[source], key, index))
         turn[source] += 1

@@ -65,16 +65,14 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
     for index, member in enumerate(members):
         groups[member.group].append(index)
     by_stratum: dict[tuple[SplitName | None, str], list[str]] = defaultdict(list)
-    for group, inside in groups.items():
-        # one vote for each image; the smaller name wins a tie
-        stratum = min(Counter(members[index].stratum for index in inside).items(), key=lambda item: (-item[1], item[0]))
-        by_stratum[side[group], stratum[0]].append(group)
+    for group, stratum in strata_of(members).items():
+        by_stratum[side[group], stratum].append(group)
 
     given_sides = {member.fold for member in members}
     chosen: dict[SplitName, list[int]] = {"train": [], "val": [], "test": []}
     rank: dict[int, float] = {}
     for (given, _), names in by_stratum.items():
-        names.sort(key=lambda name: _order(spec.split_seed, name))
+        names.sort(key=lambda name: order_of(spec.split_seed, name))
         total = sum(len(groups[name]) for name in names)
         wanted: dict[SplitName, int] = {
             "test": round(spec.test_fraction * total),
@@ -96,7 +94,7 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
 
     if spec.train_limit is not None and spec.train_limit < len(chosen["train"]):
         # by relative rank inside the stratum: a smaller limit is a subset of a larger one, in the same proportions
-        order = sorted(chosen["train"], key=lambda index: (rank[index], _order(spec.split_seed, members[index].id)))
+        order = sorted(chosen["train"], key=lambda index: (rank[index], order_of(spec.split_seed, members[index].id)))
         chosen["train"] = order[: spec.train_limit]
     for name, indices in chosen.items():
         if not indices:
@@ -105,6 +103,14 @@ def split(members: Sequence[Member], spec: DatasetSpec) -> dict[SplitName, np.nd
                 "use more images or a larger fraction"
             )
     return {name: np.asarray(sorted(indices), dtype=np.int64) for name, indices in chosen.items()}
+
+
+def strata_of(members: Sequence[Member]) -> dict[str, str]:
+    """The stratum of each group: one vote for each image; the smaller name wins a tie."""
+    votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for member in members:
+        votes[member.group][member.stratum] += 1
+    return {group: min(found.items(), key=lambda item: (-item[1], item[0]))[0] for group, found in votes.items()}
 
 
 def _given_sides(members: Sequence[Member]) -> Mapping[str, SplitName | None]:
@@ -125,5 +131,6 @@ def _given_sides(members: Sequence[Member]) -> Mapping[str, SplitName | None]:
     return side
 
 
-def _order(seed: int, name: str) -> str:
+def order_of(seed: int, name: str) -> str:
+    """What things are sorted by to be drawn: a new one changes little, and the order they are listed in nothing."""
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ __all__ = [
     "costs_csv",
     "costs_frame",
     "costs_json",
+    "profiles_of",
     "render",
     "render_costs",
     "render_latex",
@@ -105,6 +106,20 @@ def collect_profiles(root: Path | str) -> list[ProfileRecord]:
     if not Path(root).exists():
         raise RecordError(f"{root} is no file or folder; `kdbench profile MODEL --out FILE` writes a file of profiles")
     return find_profiles(root)
+
+
+def profiles_of(results: Path | str, others: Iterable[Path | str]) -> list[ProfileRecord]:
+    """The profiles of a results folder, and those of files and folders from other machines.
+
+    Raises: RecordError if one of the others is not there or holds none; SchemaMismatch if a file cannot be read.
+    """
+    costs = find_profiles(results)
+    for path in others:
+        found = collect_profiles(path)
+        if not found:
+            raise RecordError(f"{path} holds no profiles; `kdbench profile MODEL --out FILE` writes a file of them")
+        costs += found
+    return costs
 
 
 def render(

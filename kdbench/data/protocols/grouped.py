@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kdbench.data.protocol import PROTOCOLS, Arrangement, Protocol
-from kdbench.data.splits import Member
+from kdbench.data.splits import Member, order_of, strata_of
 from kdbench.types import DatasetSpec
 
 
@@ -30,18 +29,14 @@ def fold_of_groups(members: Sequence[Member], folds: int, seed: int) -> dict[str
     (seed, group), so the order of members changes nothing.
     """
     size = Counter(member.group for member in members)
-    votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for member in members:
-        votes[member.group][member.stratum] += 1
     strata: defaultdict[str, list[str]] = defaultdict(list)
-    for group, found in votes.items():
-        strata[min(found, key=lambda stratum: (-found[stratum], stratum))].append(group)
+    for group, stratum in strata_of(members).items():
+        strata[stratum].append(group)
     fold: dict[str, int] = {}
     total = [0] * folds
     for stratum in sorted(strata):
         held = [0] * folds
-        order = hashlib.sha256
-        for group in sorted(strata[stratum], key=lambda g: (-size[g], order(f"{seed}/{g}".encode()).hexdigest())):
+        for group in sorted(strata[stratum], key=lambda g: (-size[g], order_of(seed, g))):
             fold[group] = min(range(folds), key=lambda number: (held[number], total[number], number))
             held[fold[group]] += size[group]
             total[fold[group]] += size[group]
