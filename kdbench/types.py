@@ -36,6 +36,9 @@ SplitName = Literal["train", "val", "test"]
 Status = Literal["ok", "failed", "diverged"]
 Fit = Literal["crop", "stretch", "pad"]
 Precision = Literal["fp32", "bf16"]
+"""What torch computes in, in training and after."""
+RunPrecision = Literal["fp32", "bf16", "int8"]
+"""What a runtime computes in; int8 is a file of its own, which a quantised run has left."""
 StainMethod = Literal["none", "macenko", "reinhard"]
 Device = Literal["cpu", "cuda"]
 
@@ -190,9 +193,85 @@ class TeachingSpec(Frozen):
     maps_limit_bytes: int = Field(default=2 * 2**30, ge=0, description="of one teacher's maps over all views")
 
 
+class PruneSpec(Frozen):
+    """Structured pruning: whole channels, attention heads and hidden units leave until a target is met.
+
+    Exactly one target is given: what may stay, as a fraction of the network that is pruned.
+    """
+
+    macs: float | None = Field(default=None, gt=0, lt=1, description="of its multiply-adds")
+    params: float | None = Field(default=None, gt=0, lt=1, description="of its parameters")
+    bytes: float | None = Field(default=None, gt=0, lt=1, description="of the bytes of its weights")
+    latency: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="of its latency in `runtime`, measured here: another machine prunes otherwise",
+    )
+    runtime: str = Field(default="eager", description="for latency: what runs it, one image on one thread")
+    importance: str = Field(default="magnitude", description="which go first (`kdbench list importances`)")
+    steps: int = Field(default=1, ge=1, description="how often importance is judged anew on the way")
+    round_to: int = Field(
+        default=8, ge=1, description="channels that stay are a multiple of it, where there are enough"
+    )
+    images: int = Field(default=256, ge=1, description="training images that a data-driven importance looks at")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> PruneSpec:
+        given = [name for name in PRUNE_TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = f"{' and '.join(given)} are given" if given else "nothing is given"
+            raise ValueError(f"exactly one of {', '.join(PRUNE_TARGETS)} says how much may stay, and {what}")
+        return self
+
+    @property
+    def target(self) -> tuple[str, float]:
+        """Its name and the fraction that may stay."""
+        return next((name, value) for name in PRUNE_TARGETS if (value := getattr(self, name)) is not None)
+
+    @property
+    def label(self) -> str:
+        """How tables call it: ``macs 50 %``, and by which importance if not by the usual one."""
+        name, value = self.target
+        usual = type(self).model_fields["importance"].default
+        by = "" if self.importance == usual else f" by {self.importance}"
+        return f"{name} {100 * value:g} %{by}"
+
+
+PRUNE_TARGETS = ("macs", "params", "bytes", "latency")
+
+
+class QuantiseSpec(Frozen):
+    """Int8 weights and activations, as a file that a runtime runs."""
+
+    kind: Literal["static", "dynamic", "aware"] = Field(
+        default="static",
+        description="static: ranges of activations from images; dynamic: from each image, when it is run; aware: "
+        "static after a fine-tuning that already rounds",
+    )
+    toolkit: Literal["onnxruntime", "nncf"] = Field(default="onnxruntime", description="what quantises; nncf: an extra")
+    images: int = Field(
+        default=256, ge=1, description="training images that ranges are taken from, of all classes alike"
+    )
+    ranges: Literal["minmax", "percentile", "entropy"] = Field(
+        default="minmax", description="how ranges of activations are chosen"
+    )
+
+    @property
+    def label(self) -> str:
+        """How tables call it: ``int8``, and how, if not in the usual way."""
+        how: list[str] = [self.kind] if self.kind != "static" else []
+        how += [self.ranges] if self.ranges != "minmax" else []
+        how += [self.toolkit] if self.toolkit != "onnxruntime" else []
+        return " ".join(["int8", *how])
+
+
 class RunSpec(Frozen):
     """One training run, whole: two equal specs give equal results. Teachers stand inside, so no file is needed to
     know what a student was taught by.
+
+    A run with a parent begins with what that run left, and is one stage of its compression: pruned and fine-tuned, or
+    quantised.
     """
 
     role: Role
@@ -204,7 +283,21 @@ class RunSpec(Frozen):
     train: TrainSpec = TrainSpec()
     seed: int = Field(default=0, ge=0)
     teaching: TeachingSpec = later(TeachingSpec())
+    parent: RunSpec | None = later(None, description="the run whose network is compressed; of the same seed")
+    prune: PruneSpec | None = later(None)
+    quantise: QuantiseSpec | None = later(None)
     engine_version: int = ENGINE_VERSION
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> RunSpec:
+        stages = sum(stage is not None for stage in (self.prune, self.quantise))
+        if stages != (self.parent is not None):
+            raise ValueError("a run with a parent is pruned or quantised, one of them; a run without is neither")
+        if self.parent is not None and self.parent.seed != self.seed:
+            raise ValueError(f"the seed is {self.seed}, that of its parent {self.parent.seed}; they have to be equal")
+        if self.parent is not None and self.parent.quantise is not None:
+            raise ValueError("a quantised network is the last stage; prune it before")
+        return self
 
     @property
     def run_id(self) -> str:
@@ -214,14 +307,28 @@ class RunSpec(Frozen):
     @property
     def cell_id(self) -> str:
         """The same without the run's own seed: the runs of one cell are repetitions of each other."""
-        return content_id({key: value for key, value in identity(self).items() if key != "seed"})
+        return content_id(_cell(self))
+
+    @property
+    def lineage(self) -> tuple[RunSpec, ...]:
+        """What it was before, the trained network first, and itself."""
+        return (*self.parent.lineage, self) if self.parent is not None else (self,)
+
+    @property
+    def stage(self) -> str:
+        """What was done to its parent's network, as tables call it; "" for a run without one."""
+        if self.prune is not None:
+            return self.prune.label
+        return self.quantise.label if self.quantise is not None else ""
 
     @property
     def title(self) -> str:
         """A short name for people, not unique."""
-        teachers = "+".join(teacher.model.name for teacher in self.teachers)
+        first = self.lineage[0]
+        teachers = "+".join(teacher.model.name for teacher in first.teachers)
         taught = f" < {teachers}" if teachers else ""
-        return f"{self.dataset.name}/{self.model.name}/{self.method.label}{taught}/seed{self.seed}"
+        stages = "".join(f" > {each.stage}" for each in self.lineage[1:])
+        return f"{self.dataset.name}/{self.model.name}/{first.method.label}{taught}{stages}/seed{self.seed}"
 
 
 class ProfileSpec(Frozen):
@@ -340,7 +447,7 @@ class Latency(Frozen):
     """Time of one forward pass on one machine in one setting."""
 
     runtime: str
-    precision: Precision
+    precision: RunPrecision
     batch_size: int
     threads: int
     median_ms: float
@@ -624,6 +731,16 @@ def identity(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
     return value
+
+
+def _cell(spec: RunSpec) -> dict[str, Any]:
+    """A run's identity without its seed, which its lineage shares."""
+    facts = {key: value for key, value in identity(spec).items() if key != "seed"}
+    if spec.parent is not None:
+        facts["parent"] = _cell(spec.parent)
+        own = set(spec.lineage)
+        facts["teachers"] = [_cell(one) if one in own else identity(one) for one in spec.teachers]
+    return facts
 
 
 def content_id(value: Any) -> str:

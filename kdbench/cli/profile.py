@@ -18,7 +18,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from kdbench.cli.screen import Screen
     from kdbench.suite.profile import Measures
-    from kdbench.types import Device, Latency, Precision, ProfileRecord
+    from kdbench.types import Device, Latency, ProfileRecord, RunPrecision
 
 _WIDE = 200  # columns: of a table that does not go to a terminal
 _PATHS = ("--results", "--weights", "--out", "--plot")
@@ -95,7 +95,7 @@ def profile(
 
         measures = Measures(
             runtimes=tuple(_parts(runtime)),
-            precisions=cast("tuple[Precision, ...]", precisions),
+            precisions=cast("tuple[RunPrecision, ...]", precisions),
             batch_sizes=numbers[0],
             threads=numbers[1],
             device=cast("Device", device),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import ProfileError, RuntimeUnavailable, first_line
 from kdbench.registry import Registry
-from kdbench.types import Device, Precision, setting_text
+from kdbench.types import Device, RunPrecision, setting_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Setting:
     """What a forward pass is timed under."""
 
     runtime: str = "eager"
-    precision: Precision = "fp32"
+    precision: RunPrecision = "fp32"
     batch_size: int = 1
     threads: int = 1
     device: Device = "cpu"
@@ -60,7 +60,7 @@ class Runtime(Protocol):
         """As tables print it."""
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
+    def precisions(self) -> tuple[RunPrecision, ...]:
         """What it can be timed in."""
 
     @property
@@ -73,7 +73,7 @@ class Runtime(Protocol):
     def library(self) -> str:
         """What runs the network, with its version, as ``onnxruntime 1.20.0``."""
 
-    def convert(self, source: Source, precision: Precision) -> None:
+    def convert(self, source: Source, precision: RunPrecision) -> None:
         """Make the files that ``prepare`` reads, in ``source.folder``, unless they are there; nothing if it reads none.
 
         Called in another process than ``prepare``, so that the memory a conversion takes is not taken for the
@@ -115,7 +115,7 @@ def usable(setting: Setting) -> Runtime:
     return runtime
 
 
-def convert(runtime: Runtime, source: Source, precision: Precision) -> None:
+def convert(runtime: Runtime, source: Source, precision: RunPrecision) -> None:
     """``runtime.convert``, with everything a converter may raise as a ProfileError."""
     try:
         runtime.convert(source, precision)

@@ -23,7 +23,7 @@ from kdbench.profiling.runtime import RUNTIMES, Setting, usable
 from kdbench.profiling.session import DEFAULT, Sampling, measure
 from kdbench.store import Store
 from kdbench.suite.run import load_trained
-from kdbench.types import Device, Latency, ModelChoice, Precision, Profile, ProfileRecord, Progress
+from kdbench.types import Device, Latency, ModelChoice, Profile, ProfileRecord, Progress, RunPrecision
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Measures:
     """
 
     runtimes: tuple[str, ...] = ("eager",)
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[RunPrecision, ...] = ("fp32",)
     batch_sizes: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = (1,)
     device: Device = "cpu"

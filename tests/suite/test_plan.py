@@ -468,7 +468,59 @@ def test_every_later_field_is_tried_above():
         return {name for name, facts in extra.items() if isinstance(facts, dict) and facts.get("later")}
 
     kinds = (ModelChoice, DatasetSpec, ViewSpec, TrainSpec, MethodSpec, TeachingSpec, RunSpec)
-    assert {kind: later(kind) for kind in kinds if later(kind)} == {kind: set(names) for kind, names in LATER.items()}
+    tried = {kind: set(names) for kind, names in LATER.items()}
+    tried[RunSpec] |= {"parent", "prune", "quantise"}  # come together: see below
+    assert {kind: later(kind) for kind in kinds if later(kind)} == tried
+
+
+def test_a_stage_of_compression_is_another_run_than_its_parent():
+    parent = base()
+    by_chance = {"macs": 0.5, "importance": "random"}
+    asked = [{"prune": {"macs": 0.5}}, {"prune": {"macs": 0.25}}, {"prune": by_chance}, {"quantise": {}}]
+    stages = [base(parent=parent, **stage) for stage in asked]
+    assert len({run.run_id for run in (parent, *stages)}) == 5
+    assert len({run.cell_id for run in (parent, *stages)}) == 5
+    assert all(RunSpec.model_validate(run.model_dump(mode="json")) == run for run in stages)
+
+
+def test_the_seeds_of_one_lineage_are_one_cell():
+    """The parent, and the parent as the teacher of its pruned self, have the seed of the run, and no other."""
+
+    def pruned(seed, teacher_seed=0):
+        teacher = RunSpec(role="teacher", dataset="synthetic", model="resnet10t", method="ce", seed=teacher_seed)
+        parent = base(seed=seed, teachers=(teacher,))
+        return base(seed=seed, parent=parent, teachers=(parent,), prune={"macs": 0.5})
+
+    assert pruned(0).run_id != pruned(1).run_id
+    assert pruned(0).cell_id == pruned(1).cell_id
+    assert pruned(0).cell_id != pruned(0, teacher_seed=1).cell_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prune": {"macs": 0.5}}, "a run without is neither"),
+        ({"parent": {"seed": 0}}, "pruned or quantised"),
+        ({"parent": {"seed": 0}, "prune": {"macs": 0.5}, "quantise": {}}, "one of them"),
+        ({"parent": {"seed": 1}, "quantise": {}}, "have to be equal"),
+        ({"parent": {"seed": 0}, "prune": {}}, "exactly one of macs, params, bytes, latency"),
+        ({"parent": {"seed": 0}, "prune": {"macs": 0.5, "params": 0.5}}, "macs and params are given"),
+    ],
+)
+def test_a_stage_that_makes_no_sense_is_refused(changes, message):
+    if "parent" in changes:
+        changes = {**changes, "parent": base(**changes["parent"])}
+    with pytest.raises(ValueError, match=message):
+        base(**changes)
+
+
+def test_a_title_names_what_was_done_to_the_network():
+    teacher = RunSpec(role="teacher", dataset="synthetic", model="resnet10t", method="ce")
+    parent = RunSpec(role="student", dataset="synthetic", model="resnet8_w16", method="kd", teachers=(teacher,))
+    pruned = base(parent=parent, teachers=(parent,), prune={"macs": 0.5, "importance": "taylor"})
+    small = base(parent=pruned, quantise={"kind": "aware"})
+    assert small.title == "synthetic/resnet8_w16/kd < resnet10t > macs 50 % by taylor > int8 aware/seed0"
+    assert small.lineage == (parent, pruned, small)
 
 
 def test_how_teachers_are_heard_is_part_of_what_they_teach_alone():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
-from kdbench.types import Device, Precision
+from kdbench.types import Device, RunPrecision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -21,7 +21,7 @@ class Eager:
         memory_format: of weights and images.
     """
 
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[RunPrecision, ...] = ("fp32", "bf16")
     devices: tuple[Device, ...] = ("cpu", "cuda")
 
     def __init__(self, name: str = "eager", memory_format: torch.memory_format = torch.contiguous_format) -> None:
@@ -36,7 +36,7 @@ class Eager:
         """See ``Runtime.library``."""
         return torch_version()
 
-    def convert(self, source: Source, precision: Precision) -> None:
+    def convert(self, source: Source, precision: RunPrecision) -> None:
         """Nothing: torch runs the network itself."""
 
     def prepare(self, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:

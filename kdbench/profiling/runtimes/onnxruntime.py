@@ -23,7 +23,7 @@ from kdbench.profiling.conversion import (
 )
 from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
 from kdbench.profiling.runtimes.eager import cuda_available
-from kdbench.types import Device, Precision
+from kdbench.types import Device, RunPrecision
 
 MODEL = "model.onnx"
 
@@ -40,7 +40,7 @@ class OnnxRuntime:
     """One session with all graph optimisations, for a fixed batch size."""
 
     name = "onnxruntime"
-    precisions: tuple[Precision, ...] = ("fp32",)
+    precisions: tuple[RunPrecision, ...] = ("fp32",)
     devices: tuple[Device, ...] = ("cpu", "cuda")
 
     def available(self, device: Device = "cpu") -> Availability:
@@ -71,7 +71,7 @@ class OnnxRuntime:
 
         return f"onnxruntime {onnxruntime.__version__}"
 
-    def convert(self, source: Source, precision: Precision) -> None:
+    def convert(self, source: Source, precision: RunPrecision) -> None:
         """See ``Runtime.convert``. Writes ``MODEL``, one file in fp32 for any batch size."""
         if all((source.folder / name).is_file() for name in (REFERENCE, MODEL)):
             return

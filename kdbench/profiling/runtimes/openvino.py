@@ -25,7 +25,7 @@ from kdbench.profiling.conversion import (
     write_reference,
 )
 from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
-from kdbench.types import Device, Precision
+from kdbench.types import Device, RunPrecision
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
@@ -39,7 +39,7 @@ class OpenVino:
     """One stream and the hint for low latency, for a fixed batch size."""
 
     name = "openvino"
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[RunPrecision, ...] = ("fp32", "bf16")
     devices: tuple[Device, ...] = ("cpu",)
 
     def available(self, device: Device = "cpu") -> Availability:
@@ -50,7 +50,7 @@ class OpenVino:
         """See ``Runtime.library``. Loads it, whose memory is the runtime's and not that of a network."""
         return f"openvino {_openvino().__version__.partition('-')[0]}"
 
-    def convert(self, source: Source, precision: Precision) -> None:
+    def convert(self, source: Source, precision: RunPrecision) -> None:
         """See ``Runtime.convert``. Writes ``MODEL`` and ``WEIGHTS``, in fp32 for any batch size and both precisions."""
         if all((source.folder / name).is_file() for name in (REFERENCE, WEIGHTS, MODEL)):
             return
