@@ -1,0 +1,1 @@
+"""What leaves first: one file each, found by themselves (``kdbench.compress.importance.IMPORTANCES``)."""
