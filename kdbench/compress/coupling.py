@@ -91,13 +91,21 @@ def find_couplings(network: nn.Module, image_size: int) -> Couplings:
     heads = [_heads(graph, name, module) for name, module in traced.named_modules() if attention_heads(module)]
     inside = {place for group in heads for place in group.places}
     groups, left = [], {}
+    owner: dict[tuple[Place, int], str] = {}
     for walk in found:
         if walk.is_output or inside & walk.places.keys():
             continue
         if walk.obstacle:
             left[walk.name] = walk.obstacle
-        else:
-            groups.append(walk.coupled())
+            continue
+        group = walk.coupled()
+        held = [(place, index) for place, units in group.places.items() for index, unit in enumerate(units) if unit >= 0]
+        shared = next((owner[one] for one in held if one in owner), None)
+        if shared is not None:
+            left[walk.name] = f"a part of its channels hangs on those of '{shared}'"
+            continue
+        owner.update(dict.fromkeys(held, walk.name))
+        groups.append(group)
     return Couplings(traced, (*groups, *heads), left)
 
 

@@ -8,8 +8,13 @@ stored and rebuilt is the pruned network.
 from __future__ import annotations
 
 import copy
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +23,8 @@ from torch import Tensor, nn
 from kdbench.compress.coupling import Coupled, Couplings, find_couplings
 from kdbench.compress.importance import IMPORTANCES, Importance
 from kdbench.compress.structure import Shape, fit_structure
-from kdbench.errors import CompressError, ConfigError, ProfileError, first_line
-from kdbench.profiling.macs import MacCount, count_macs
+from kdbench.errors import CompressError, ConfigError
+from kdbench.profiling.macs import count_macs
 from kdbench.profiling.params import count_params, weight_bytes
 from kdbench.types import Progress, PruneSpec
 
@@ -62,10 +67,6 @@ class _Block:
     score: float
 
 
-Cost = Callable[[Mapping[str, Shape]], float]
-"""What a network of these shapes costs, in the unit of the target."""
-
-
 def prune(
     network: nn.Module,
     spec: PruneSpec,
@@ -102,8 +103,11 @@ def prune(
     importance = IMPORTANCES.get(spec.importance)
     dense = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
     target, fraction = spec.target
-    _check(importance, dense, target, batches, measure_ms)
-    whole = _cost_of(dense, target, image_size, measure_ms)(_shapes(dense.state_dict()))
+    importance.check(dense)
+    if importance.needs_data and batches is None:
+        raise ConfigError([f"importance '{importance.name}' looks at training images; give batches"], "prune")
+    cost = _cost_of(dense, target, image_size, measure_ms)
+    whole = cost(_shapes(dense.state_dict()))
     current, left = dense, dict[str, str]()
     for step in range(1, spec.steps + 1):
         if progress is not None:
@@ -112,25 +116,11 @@ def prune(
         couplings = find_couplings(current, image_size)
         if importance.needs_data and batches is not None:
             _leave_gradients(couplings.network, _first(batches(), spec.images))
-        cost = _cost_of(current, target, image_size, measure_ms)
         current, left = _narrower(current, couplings, importance, spec, image_size, seed, limit, whole, cost)
     if progress is not None:
         progress("pruning", spec.steps, spec.steps)
-    reached = _cost_of(current, target, image_size, measure_ms)(_shapes(current.state_dict())) / whole
+    reached = float(cost(_shapes(current.state_dict())) / whole)
     return Pruned(current, _size(dense, image_size), _size(current, image_size), reached, left)
-
-
-def _check(
-    importance: Importance, network: nn.Module, target: str, batches: Batches | None, measure_ms: MeasureMs | None
-) -> None:
-    importance.check(network)
-    problems = []
-    if importance.needs_data and batches is None:
-        problems.append(f"importance '{importance.name}' looks at training images, and none are given; give batches")
-    if target == "latency" and measure_ms is None:
-        problems.append("a latency target needs to be measured, and nothing measures it; give measure_ms")
-    if problems:
-        raise ConfigError(problems, "prune")
 
 
 # ---------------------------------------------------------------- one step
@@ -145,7 +135,7 @@ def _narrower(
     seed: int,
     limit: float,
     whole: float,
-    cost: Cost,
+    cost: _Cost,
 ) -> tuple[nn.Module, dict[str, str]]:
     """The network without the blocks that have to leave to cost at most `limit`, and what could not be cut."""
     groups, left = _prunable(network, couplings, spec.round_to, image_size)
@@ -163,17 +153,17 @@ def _narrower(
     )
     state = network.state_dict()
     cuts = _Cuts(_shapes(state), groups)
-    taken = _fewest(blocks, cuts, cost, limit)
+    taken = _chosen(blocks, cuts, cost, limit)
+    if not cost.confirm(cuts.shapes(taken if taken is not None else blocks)):
+        taken = _chosen(blocks, cuts, cost, limit)
     if taken is None:
-        least = cost(cuts.shapes(blocks)) / whole
+        least = float(cost(cuts.shapes(blocks)) / whole)
         target, fraction = spec.target
         raise CompressError(
             f"{target} of a {type(network).__name__} cannot fall to {100 * fraction:.3g} %: the least that can be "
             f"reached with round_to {spec.round_to} and {importance.name} is {100 * least:.3g} %; ask for more, or "
             "for a smaller round_to"
         )
-    if spec.latency is None:  # a measurement is too noisy, and takes too long, to be asked block by block
-        taken = _put_back(taken, cuts, cost, limit)
     return _cut_out(network, cuts.kept(taken)), left
 
 
@@ -231,7 +221,14 @@ def _in_order(blocks: list[_Block]) -> list[_Block]:
     return sorted(blocks, key=lambda block: block.score)
 
 
-def _fewest(blocks: list[_Block], cuts: _Cuts, cost: Cost, limit: float) -> list[_Block] | None:
+def _chosen(blocks: list[_Block], cuts: _Cuts, cost: _Cost, limit: float) -> list[_Block] | None:
+    """The blocks that leave; None if the limit is not met without all of them."""
+    taken = _fewest(blocks, cuts, cost, limit)
+    # a measurement is too noisy, and takes too long, to be asked block by block
+    return taken if taken is None or isinstance(cost, _Latency) else _put_back(taken, cuts, cost, limit)
+
+
+def _fewest(blocks: list[_Block], cuts: _Cuts, cost: _Cost, limit: float) -> list[_Block] | None:
     """The fewest first blocks without which the network costs at most `limit`; None if all are not enough."""
     low, high = -1, len(blocks)  # without `low` blocks it costs too much, without `high` it does not
     if cost(cuts.shapes(blocks)) > limit:
@@ -245,7 +242,7 @@ def _fewest(blocks: list[_Block], cuts: _Cuts, cost: Cost, limit: float) -> list
     return blocks[:high]
 
 
-def _put_back(taken: list[_Block], cuts: _Cuts, cost: Cost, limit: float) -> list[_Block]:
+def _put_back(taken: list[_Block], cuts: _Cuts, cost: _Cost, limit: float) -> list[_Block]:
     """The blocks that have to leave all the same when the most important of them may stay."""
     full: set[int] = set()
     for block in reversed(taken):
@@ -267,6 +264,7 @@ class _Cuts:
 
     def __init__(self, own: Mapping[str, Shape], groups: list[Coupled]) -> None:
         self.own, self.groups = own, groups
+        self.held = [{place: Counter(units) for place, units in group.places.items()} for group in groups]
 
     def kept(self, blocks: Iterable[_Block]) -> dict[tuple[str, int], list[int]]:
         """The indices that stay, of each dimension that loses some."""
@@ -284,8 +282,9 @@ class _Cuts:
 
     def shapes(self, blocks: Iterable[_Block]) -> dict[str, Shape]:
         found = {name: list(shape) for name, shape in self.own.items()}
-        for (name, dim), indices in self.kept(blocks).items():
-            found[name][dim] = len(indices)
+        for block in blocks:
+            for (name, dim), indices in self.held[block.group].items():
+                found[name][dim] -= sum(indices[unit] for unit in block.units)
         return {name: tuple(shape) for name, shape in found.items()}
 
 
@@ -310,38 +309,91 @@ def _size(network: nn.Module, image_size: int) -> Size:
     return Size(count_macs(network, image_size).macs, count_params(network), weight_bytes(network))
 
 
-def _cost_of(network: nn.Module, target: str, image_size: int, measure_ms: MeasureMs | None) -> Cost:
-    """What the target counts, of networks of this structure or of a narrower one."""
-    if target == "latency" and measure_ms is not None:
-        return _remembered(lambda shapes: measure_ms(fit_structure(network, shapes).eval()))
-    if target == "macs":
-        return _Macs(network, image_size)
-    skeleton = copy.deepcopy(network).to("meta")  # shapes are all that is counted here
-    count = count_params if target == "params" else weight_bytes
-    return _remembered(lambda shapes: count(fit_structure(skeleton, shapes)))
+class _Cost(ABC):
+    """What a network costs, in the unit of the target, by the shapes of its tensors."""
+
+    @abstractmethod
+    def __call__(self, shapes: Mapping[str, Shape]) -> float: ...
+
+    def confirm(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether the last answers hold; if not, the next ones are found another way."""
+        return True
 
 
-def _remembered(cost: Cost) -> Cost:
-    """Every structure is asked once: a latency that was measured stays what it was."""
-    known: dict[tuple[tuple[str, Shape], ...], float] = {}
-
-    def ask(shapes: Mapping[str, Shape]) -> float:
-        key = tuple(sorted(shapes.items()))
-        if key not in known:
-            known[key] = cost(shapes)
-        return known[key]
-
-    return ask
-
-
-class _Macs:
-    """Multiply-adds, counted."""
-
-    def __init__(self, network: nn.Module, image_size: int) -> None:
-        self.skeleton, self.image_size = copy.deepcopy(network), image_size
+class _Params(_Cost):
+    def __init__(self, network: nn.Module) -> None:
+        self.names = [name for name, _ in network.named_parameters()]
 
     def __call__(self, shapes: Mapping[str, Shape]) -> float:
-        return count_macs(fit_structure(self.skeleton, shapes), self.image_size).macs
+        return sum(math.prod(shapes[name]) for name in self.names)
+
+
+class _Bytes(_Cost):
+    def __init__(self, network: nn.Module) -> None:
+        self.element_bytes = {name: value.element_size() for name, value in network.state_dict().items()}
+
+    def __call__(self, shapes: Mapping[str, Shape]) -> float:
+        return sum(size * math.prod(shapes[name]) for name, size in self.element_bytes.items())
+
+
+class _Macs(_Cost):
+    """Multiply-adds in proportion to each layer's weights, and of attention to its heads; counted where that is wrong.
+
+    Proportion is exact for what pruning changes, and hundreds of structures are asked for; ``confirm`` counts.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int) -> None:
+        self.network, self.image_size = network, image_size
+        self.own = _shapes(network.state_dict())
+        self.layers = [layer for layer in count_macs(network, image_size).layers if layer.macs]
+        self.in_proportion = True
+
+    def __call__(self, shapes: Mapping[str, Shape]) -> float:
+        if not self.in_proportion:
+            return self._counted(shapes)
+        return sum(layer.macs * self._kept(layer.name, shapes) for layer in self.layers)
+
+    def confirm(self, shapes: Mapping[str, Shape]) -> bool:
+        if not self.in_proportion or round(self(shapes)) == self._counted(shapes):
+            return True
+        self.in_proportion = False
+        return False
+
+    def _counted(self, shapes: Mapping[str, Shape]) -> int:
+        return count_macs(fit_structure(self.network, shapes), self.image_size).macs
+
+    def _kept(self, layer: str, shapes: Mapping[str, Shape]) -> Fraction:
+        for name, kept in ((f"{layer}.weight", math.prod), (f"{layer}.qkv.weight", itemgetter(0))):
+            if name in shapes:
+                return Fraction(kept(shapes[name]), kept(self.own[name]))
+        return Fraction(1)
+
+
+class _Latency(_Cost):
+    """Every structure is measured once: what it took stays what it took."""
+
+    def __init__(self, network: nn.Module, measure_ms: MeasureMs) -> None:
+        self.network, self.measure_ms = network, measure_ms
+        self.known: dict[tuple[tuple[str, Shape], ...], float] = {}
+
+    def __call__(self, shapes: Mapping[str, Shape]) -> float:
+        key = tuple(sorted(shapes.items()))
+        if key not in self.known:
+            self.known[key] = self.measure_ms(fit_structure(self.network, shapes).eval())
+        return self.known[key]
+
+
+def _cost_of(network: nn.Module, target: str, image_size: int, measure_ms: MeasureMs | None) -> _Cost:
+    """What the target counts, of networks of this structure or of a narrower one."""
+    if target == "macs":
+        return _Macs(network, image_size)
+    if target == "params":
+        return _Params(network)
+    if target == "bytes":
+        return _Bytes(network)
+    if measure_ms is None:
+        raise ConfigError(["a latency target needs to be measured, and nothing measures it; give measure_ms"], "prune")
+    return _Latency(network, measure_ms)
 
 
 # ---------------------------------------------------------------- data
