@@ -141,6 +141,18 @@ def corruptions() -> None:
     _show("corruptions", ("name", "what it does", "levels 1 to 5", "strength", "from"), rows)
 
 
+@list_app.command("importances")
+def importances() -> None:
+    """How pruning tells which channels leave first.
+
+    Example: kdbench list importances
+    """
+    from kdbench.compress.importance import IMPORTANCES
+
+    rows = [(one.name, "images" if one.needs_data else "weights", one.summary, one.paper) for one in IMPORTANCES]
+    _show("importances", ("name", "looks at", "what leaves last has most", "paper"), rows)
+
+
 @list_app.command("suites")
 def suites() -> None:
     """Suites inside the package.

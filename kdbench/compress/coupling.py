@@ -99,7 +99,9 @@ def find_couplings(network: nn.Module, image_size: int) -> Couplings:
             left[walk.name] = walk.obstacle
             continue
         group = walk.coupled()
-        held = [(place, index) for place, units in group.places.items() for index, unit in enumerate(units) if unit >= 0]
+        held = [
+            (place, index) for place, units in group.places.items() for index, unit in enumerate(units) if unit >= 0
+        ]
         shared = next((owner[one] for one in held if one in owner), None)
         if shared is not None:
             left[walk.name] = f"a part of its channels hangs on those of '{shared}'"
@@ -123,7 +125,8 @@ def _refuse_shared(network: nn.Module) -> None:
 def _roots(graph: DependencyGraph) -> list[nn.Module]:
     """A layer of each group."""
     return [
-        group[0].dep.target.module for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear])
+        group[0].dep.target.module
+        for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear])
     ]
 
 

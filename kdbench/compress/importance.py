@@ -27,7 +27,7 @@ class Importance(ABC):
     needs_data: ClassVar[bool] = False
     """Whether it reads gradients of the loss on training images."""
 
-    def check(self, network: nn.Module) -> None:
+    def check(self, network: nn.Module) -> None:  # noqa: B027 # most judge every network
         """Raises: ConfigError if it cannot judge this network."""
 
     @abstractmethod

@@ -1,8 +1,8 @@
 """Structured pruning: the units that matter least leave until a counted target is met. Floor 4.
 
-The dependency graph and most importances are torch-pruning's; the counts are kdbench's own. What stays is cut out of the
-dense network's tensors, in the structure that ``fit_structure`` reads off their shapes: so a pruned network that was
-stored and rebuilt is the pruned network.
+The dependency graph and most importances are torch-pruning's; the counts are kdbench's own. What stays is cut out of
+the dense network's tensors, in the structure that ``fit_structure`` reads off their shapes: so a pruned network that
+was stored and rebuilt is the pruned network.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 MeasureMs = Callable[[nn.Module], float]
 """The latency of a network, in milliseconds."""
+
+
+_ROUNDING = 1e-12
+"""Of a limit: a fraction that is a quotient of two counts is met by that count."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def prune(
     for step in range(1, spec.steps + 1):
         if progress is not None:
             progress("pruning", step - 1, spec.steps)
-        limit = whole * (1 - (1 - fraction) * step / spec.steps)
+        share = 1 - (1 - fraction) * step / spec.steps
+        limit = whole * share * (1 + _ROUNDING)
         couplings = find_couplings(current, image_size)
         if importance.needs_data and batches is not None:
             _leave_gradients(couplings.network, _first(batches(), spec.images))
@@ -171,6 +176,9 @@ def _prunable(
     network: nn.Module, couplings: Couplings, round_to: int, image_size: int
 ) -> tuple[list[Coupled], dict[str, str]]:
     """The groups that are wide enough and whose layers run without some of their channels, and why others do not."""
+    if not couplings.groups:
+        reason = next((f"'{name}': {why}" for name, why in couplings.left.items()), "no layer leads to its output")
+        raise CompressError(f"a {type(network).__name__} cannot be pruned ({reason}); prune another architecture")
     left = dict(couplings.left)
     groups = []
     for group in couplings.groups:
@@ -184,7 +192,8 @@ def _prunable(
     left |= {group.name: "its sizes are fixed in the code of the network" for group in groups if group not in able}
     if not able:
         raise CompressError(
-            f"a {type(network).__name__} cannot be pruned: no layer runs with fewer channels; prune another architecture"
+            f"a {type(network).__name__} cannot be pruned: no layer runs with fewer channels; "
+            "prune another architecture"
         )
     return able, left
 
@@ -419,7 +428,9 @@ def _leave_gradients(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
             F.cross_entropy(network(pixels), labels, reduction="sum").backward()
             images += len(pixels)
     if not images:
-        raise ConfigError(["the importance looks at training images, and batches gives none; give at least one"], "prune")
+        raise ConfigError(
+            ["the importance looks at training images, and batches gives none; give at least one"], "prune"
+        )
     for parameter in network.parameters():
         # one that the loss does not reach changes nothing
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad / images

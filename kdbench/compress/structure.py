@@ -102,7 +102,9 @@ def _fit_module(module: nn.Module, prefix: str, wanted: Mapping[str, Shape], out
     reason = reason or _fit_sizes(module, {name: tuple(held[name].shape) for name in new}, new)
     if reason:
         layer = prefix.removesuffix(".") or type(module).__name__
-        problems.append(f"'{layer}' cannot have {', '.join(f'{name} {shape}' for name, shape in new.items())}: {reason}")
+        problems.append(
+            f"'{layer}' cannot have {', '.join(f'{name} {shape}' for name, shape in new.items())}: {reason}"
+        )
         return
     for name, shape in new.items():
         _cut(module, name, shape)

@@ -131,5 +131,7 @@ def test_every_importance_says_what_it_is() -> None:
     assert IMPORTANCES.names() == ("bn_scale", "lamp", "magnitude", "random", "taylor")
     for name in IMPORTANCES.names():
         one = IMPORTANCES.get(name)
-        assert one.name == name and one.summary and one.paper.startswith("arXiv:")
+        assert one.name == name
+        assert one.summary
+        assert one.paper.startswith("arXiv:")
     assert [one.name for one in IMPORTANCES if one.needs_data] == ["taylor"]

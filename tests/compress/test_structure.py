@@ -54,7 +54,8 @@ def test_every_layer_is_told_what_it_has_become() -> None:
     before = copy.deepcopy(wide.state_dict())
     fitted = fit_structure(wide, shapes_of(narrow))
     assert repr(fitted) == repr(narrow)
-    assert fitted[2].num_features == 3 and fitted[3].num_parameters == 3
+    assert fitted[2].num_features == 3
+    assert fitted[3].num_parameters == 3
     assert all(torch.equal(wide.state_dict()[key], value) for key, value in before.items())
     fitted.load_state_dict(narrow.state_dict())
     image = torch.randn(2, 3, 5, 5)
@@ -173,7 +174,7 @@ def test_tokens_and_broken_heads_are_refused(changed: dict, says: str) -> None:
 
 
 def test_a_file_of_another_architecture_is_named_in_a_few_lines() -> None:
-    with pytest.raises(ConfigError, match="and [0-9]+ more") as caught:
+    with pytest.raises(ConfigError, match=r"and [0-9]+ more") as caught:
         fit_structure(student(), shapes_of(student("vit_micro")))
     assert len(caught.value.problems) == 4
 
