@@ -150,7 +150,7 @@ def importances() -> None:
     from kdbench.compress.importance import IMPORTANCES
 
     rows = [(one.name, "images" if one.needs_data else "weights", one.summary, one.paper) for one in IMPORTANCES]
-    _show("importances", ("name", "looks at", "what leaves last has most", "paper"), rows)
+    _show("importances", ("name", "reads", "goes by", "paper"), rows)
 
 
 @list_app.command("suites")

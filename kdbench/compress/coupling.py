@@ -93,7 +93,7 @@ def find_couplings(network: nn.Module, image_size: int) -> Couplings:
     groups, left = [], {}
     owner: dict[tuple[Place, int], str] = {}
     for walk in found:
-        if walk.is_output or inside & walk.places.keys():
+        if walk.is_output or inside & walk.places:
             continue
         if walk.obstacle:
             left[walk.name] = walk.obstacle
@@ -130,6 +130,16 @@ def _roots(graph: DependencyGraph) -> list[nn.Module]:
     ]
 
 
+@dataclass(frozen=True)
+class _Touched:
+    """One side of a layer that a walk came to."""
+
+    dependency: Dependency
+    places: tuple[Place, ...]
+    roots_of: dict[int, set[int]] = field(default_factory=dict)
+    """The root's channels that lead to each index."""
+
+
 class _Walk:
     """Everything that hangs on the output channels of one layer.
 
@@ -142,10 +152,10 @@ class _Walk:
         self.layers = {module: name for name, module in network.named_modules()}
         self.name = self.layers[root]
         self.channels = graph.get_out_channels(root)
-        self.touched: dict[tuple[str, bool], tuple[Dependency, dict[int, set[int]]]] = {}
+        self.touched: dict[tuple[str, bool], _Touched] = {}
         self.obstacle = "it has one channel" if self.channels < 2 else ""
         self.is_output = False
-        self.places: dict[Place, None] = {}
+        self.places: set[Place] = set()
         for dependency, reached in self._edges(root):
             self._note(dependency, reached)
 
@@ -184,22 +194,21 @@ class _Walk:
         if isinstance(places, str):
             self.obstacle = self.obstacle or places
             return
-        self.places.update(dict.fromkeys(places))
-        _, roots_of = self.touched.setdefault((name, is_out), (dependency, {}))
+        self.places.update(places)
+        touched = self.touched.setdefault((name, is_out), _Touched(dependency, places))
         for one in reached:
-            roots_of.setdefault(one.idx, set()).add(one.root_idx)
+            touched.roots_of.setdefault(one.idx, set()).add(one.root_idx)
 
     def coupled(self) -> Coupled:
         unit_of = self._units()
         places: dict[Place, tuple[int, ...]] = {}
         group = Group()
-        for (name, is_out), (dependency, roots_of) in self.touched.items():
-            node = dependency.target
-            here = {index: unit_of[min(roots)] for index, roots in sorted(roots_of.items())}
-            for place in _places(name, node.module, is_out, node.pruning_dim):
+        for touched in self.touched.values():
+            here = {index: unit_of[min(roots)] for index, roots in sorted(touched.roots_of.items())}
+            for place in touched.places:
                 size = _size(self.graph.model, place)
                 places[place] = tuple(here.get(index, -1) for index in range(size))
-            _add(group, dependency, here)
+            _add(group, touched.dependency, here)
         return Coupled(self.name, len(set(unit_of)), places, group)
 
     def _units(self) -> list[int]:
@@ -211,8 +220,8 @@ class _Walk:
                 channel = parent[channel]
             return channel
 
-        for _, roots_of in self.touched.values():
-            for roots in roots_of.values():
+        for touched in self.touched.values():
+            for roots in touched.roots_of.values():
                 first, *others = sorted(map(find, roots))
                 for other in others:
                     parent[find(other)] = find(first)

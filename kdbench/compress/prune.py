@@ -207,7 +207,7 @@ def _runs(network: nn.Module, groups: list[Coupled], round_to: int, image_size: 
         with torch.no_grad():
             image = torch.zeros(1, 3, image_size, image_size)
             return bool(narrow(image).shape == network(image).shape)
-    except (RuntimeError, ValueError, TypeError, IndexError, ConfigError):
+    except Exception:  # the network's own code, and sizes that it did not expect
         return False
 
 
@@ -360,7 +360,7 @@ class _Macs(_Cost):
     def __call__(self, shapes: Mapping[str, Shape]) -> float:
         if not self.in_proportion:
             return self._counted(shapes)
-        return sum(layer.macs * self._kept(layer.name, shapes) for layer in self.layers)
+        return float(sum((layer.macs * self._kept(layer.name, shapes) for layer in self.layers), Fraction(0)))
 
     def confirm(self, shapes: Mapping[str, Shape]) -> bool:
         if not self.in_proportion or round(self(shapes)) == self._counted(shapes):

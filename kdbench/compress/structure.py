@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -60,7 +61,7 @@ def attention_heads(module: nn.Module) -> bool:
     layers = all(isinstance(getattr(module, name, None), nn.Linear) for name in ("qkv", "proj"))
     if not (sizes and layers) or any(True for _ in module.parameters(recurse=False)):
         return False
-    whole = module.qkv.out_features == 3 * module.attn_dim == 3 * module.num_heads * module.head_dim  # type: ignore
+    whole = module.qkv.out_features == 3 * module.attn_dim == 3 * module.num_heads * module.head_dim  # type: ignore[operator, union-attr]
     # a norm over all heads, or a gate for each of their channels, would have to be cut as well
     plain = isinstance(getattr(module, "norm", nn.Identity()), nn.Identity) and getattr(module, "gate", None) is None
     return bool(whole and plain)
@@ -163,19 +164,19 @@ def _fit_norm(module: nn.Module, size: int) -> str:
     return ""
 
 
-def _fit_memory(module: nn.Module, name: str, problems: list[str]) -> None:
+def _fit_memory(module: Any, name: str, problems: list[str]) -> None:
     """Tell the modules that remember a size of the layers inside them."""
     if type(module).__name__ == "GhostModule":  # timm's cuts its output to this size
-        primary, cheap = module.primary_conv[0], module.cheap_operation[0]  # type: ignore[index]
+        primary, cheap = module.primary_conv[0], module.cheap_operation[0]
         module.out_chs = min(module.out_chs, primary.out_channels + cheap.out_channels)
     heads, head_dim = getattr(module, "num_heads", None), getattr(module, "head_dim", None)
-    layers = getattr(module, "qkv", None), getattr(module, "proj", None)
+    layers: Any = getattr(module, "qkv", None), getattr(module, "proj", None)
     if not (isinstance(heads, int) and isinstance(head_dim, int) and all(isinstance(one, nn.Linear) for one in layers)):
         return
-    rows, columns = layers[0].out_features, layers[1].in_features  # type: ignore[union-attr]
+    rows, columns = layers[0].out_features, layers[1].in_features
     if rows == 3 * heads * head_dim and columns == heads * head_dim:
         return
     if rows % (3 * head_dim) or rows != 3 * columns:
         problems.append(f"'{name}' cannot have {rows} rows of qkv and {columns} columns of proj: heads of {head_dim}")
         return
-    module.num_heads, module.attn_dim = columns // head_dim, columns  # type: ignore[assignment]
+    module.num_heads, module.attn_dim = columns // head_dim, columns

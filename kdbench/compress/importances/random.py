@@ -16,7 +16,7 @@ class Random(Importance):
     """
 
     name = "random"
-    summary = "chance, as a baseline; depends on the seed"
+    summary = "chance, by the seed: a baseline"
     paper = "arXiv:1801.10447"
 
     def judge(self, coupled: Coupled, seed: int) -> Tensor | None:
