@@ -159,7 +159,7 @@ def draw_confusions(title: str, found: Sequence[Confusion]) -> Figure:
         axes.tick_params(length=0, labelcolor=INK)
         axes.set_xlabel("taken for", fontsize=8.5)
         axes.set_ylabel("is", fontsize=8.5)
-        axes.set_title(clean(one.name, 48), fontsize=9, loc="left", color=INK, pad=6)
+        axes.set_title(clean(one.name, 54), fontsize=8, loc="left", color=INK, pad=6)
         for side in axes.spines.values():
             side.set_visible(False)
     _title(figure, "What each class is taken for", title, height)

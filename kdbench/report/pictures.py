@@ -26,9 +26,9 @@ from kdbench.report.charts import (
     draw_spreads,
 )
 from kdbench.report.column import named_apart
-from kdbench.report.drawing import own_style
+from kdbench.report.drawing import Panel, own_style
 from kdbench.report.outcomes import Answers, Outcomes
-from kdbench.report.plots import plot_costs, row_names, save
+from kdbench.report.plots import panels, plot_costs, row_names, save
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles
 from kdbench.types import ModelKind, ProfileRecord, RunRecord
 
@@ -73,6 +73,8 @@ def plot_all(
     for x in costs if records else costs[:1]:
         name = f"accuracy-against-{x}" if records else f"macs-against-{x}"
         try:
+            if records and _lonely(panels(profiles, records, x, "accuracy", outcomes)):
+                continue
             for kind in KINDS:
                 plot_costs(profiles, records, x, out=folder / f"{name}{kind}", outcomes=outcomes)
                 written.append(folder / f"{name}{kind}")
@@ -93,6 +95,11 @@ def plot_all(
     if not written:
         raise RecordError("there is nothing to draw; make records with `kdbench run quickstart`")
     return written
+
+
+def _lonely(found: Sequence[Panel]) -> bool:
+    """Whether there are several panels, and one point in each: nothing in them can be compared."""
+    return len(found) > 1 and all(sum(map(len, panel.series.values())) == 1 for panel in found)
 
 
 def _pictures(
@@ -157,9 +164,8 @@ def telling(rows: Sequence[Row]) -> list[Row]:
 def by_both_kinds(rows: Sequence[Row], kinds: Mapping[str, ModelKind]) -> list[tuple[Row, Row, Row]]:
     """Students that a CNN and a ViT taught by one method: the row trained alone, the best of a CNN, the best of a ViT.
 
-    First the pair with the most accurate student, then the one, of another student if there is one, whose entropies
-    differ most: where the kind of teacher tells most. Only rows whose answers are on the same images; a teacher of no
-    known kind is left out.
+    First the pair with the most accurate student, then the next one, of another model if there is one. Only rows whose
+    answers are on the same images; a teacher of no known kind is left out.
     """
     alone = {record.run_id: row for row in rows if row.role == "baseline" and row.answers for record in row.records}
     found: defaultdict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
@@ -174,10 +180,7 @@ def by_both_kinds(rows: Sequence[Row], kinds: Mapping[str, ModelKind]) -> list[t
             if base is not None and len({_images(row) for row in (base, *pair.values())}) == 1:
                 pairs.append((base, pair["cnn"], pair["vit"]))
     pairs.sort(key=lambda pair: -max(pair[1].accuracy or 0.0, pair[2].accuracy or 0.0))
-    rest = sorted(
-        pairs[1:],
-        key=lambda pair: (pair[1].model == pairs[0][1].model, -abs(_entropy(pair[1]) - _entropy(pair[2]))),
-    )
+    rest = sorted(pairs[1:], key=lambda pair: pair[1].model == pairs[0][1].model)
     return [*pairs[:1], *rest][:MOST_PAIRS]
 
 

@@ -234,6 +234,14 @@ def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
         plot_all([record(spec(), status="failed")], [], None, tmp_path / "c")
 
 
+def test_a_point_in_each_panel_is_no_picture_of_a_trade_off(tmp_path: Path) -> None:
+    folds = [spec(dataset=spec().dataset.model_copy(update={"fold": fold})) for fold in (0, 1)]
+    made = [record(of, history=history()) for of in folds]
+    assert not [path for path in plot_all(made, [], None, tmp_path) if path.name.startswith("accuracy-against")]
+    made.append(record(spec("mobilenetv3_small_100"), history=history()))
+    assert [path for path in plot_all(made, [], None, tmp_path) if path.name.startswith("accuracy-against")]
+
+
 def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     evil = "_$x^{$ <script>&\x00\x1b|"
