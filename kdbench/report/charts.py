@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 9.0  # inches: 800 pixels at the size of a page
 _LEFT = 0.85
-_LONGEST = 52  # characters of a name beside a bar
+_LONGEST = 60  # characters of a name beside a bar
 _DASHES: tuple[Any, ...] = ((0, (1, 1.2)), "solid", (0, (5, 1.8)))  # of the trainings of one student
 _TIMES = 4.0  # an axis of gains reaches so many times the largest gain, whatever the intervals are
 
@@ -90,7 +90,7 @@ def draw_gains(title: str, gains: Sequence[Gain]) -> Figure:
     height = head + foot + row * max(len(ordered), 3)
     figure = _figure(height)
     longest = max(len(clean(gain.name, _LONGEST)) for gain in ordered)
-    left = min(4.2, max(1.2, 0.35 + 0.068 * longest))
+    left = min(4.5, max(1.2, 0.35 + 0.068 * longest))
     axes = figure.add_axes((left / _WIDTH, foot / height, (_WIDTH - left - 0.55) / _WIDTH, 1 - (head + foot) / height))
     largest = max(0.01, *(abs(gain.gain) for gain in ordered))
     ends = [end for gain in ordered for end in (*(gain.interval or ()), gain.gain, 0.0)]
