@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kdbench.profiling.profile import profile_model
     from kdbench.profiling.session import Sampling
     from kdbench.report import Outcomes, collect, collect_profiles, render
+    from kdbench.report.compare import Comparison, compare
     from kdbench.store import Store
     from kdbench.suite.api import plan_suite, run_suite
     from kdbench.suite.evaluate import evaluate_results
@@ -51,6 +52,7 @@ __all__ = [
     "Budget",
     "Choice",
     "Classifier",
+    "Comparison",
     "Dataset",
     "DatasetSpec",
     "Distilled",
@@ -73,6 +75,7 @@ __all__ = [
     "build_model",
     "collect",
     "collect_profiles",
+    "compare",
     "distill",
     "evaluate_results",
     "export_run",
@@ -97,6 +100,7 @@ _HOMES = {
     "Choice": "kdbench.choices",
     "Artefact": "kdbench.compress.artefact",
     "Classifier": "kdbench.compress.classifier",
+    "Comparison": "kdbench.report.compare",
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
@@ -109,6 +113,7 @@ _HOMES = {
     "build_model": "kdbench.model:build",
     "collect": "kdbench.report",
     "collect_profiles": "kdbench.report",
+    "compare": "kdbench.report.compare",
     "distill": "kdbench.engine.distill",
     "evaluate_results": "kdbench.suite.evaluate",
     "export_run": "kdbench.suite.export",

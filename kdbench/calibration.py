@@ -1,4 +1,6 @@
-"""Whether a classifier means the probabilities it gives. Floor 1: numpy alone, so tables need no torch."""
+"""Whether a classifier means the probabilities it gives, and whether they tell the classes apart. Floor 1: numpy alone,
+so tables need no torch.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +52,39 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     truth = np.zeros_like(probabilities)
     truth[np.arange(len(labels)), labels] = 1.0
     return float(((probabilities - truth) ** 2).sum(axis=1).mean())
+
+
+def auroc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Area under the ROC curve, each class against all others, mean over the classes that occur (macro).
+
+    Of a class it is the share of pairs, an image of the class and one of another, in which the former has the higher
+    probability of the class, equal ones counted half (Hanley and McNeil, Radiology 143 (1982) 29).
+
+    Args:
+        probabilities: (N, K), each row sums to 1.
+        labels: (N,) integers, the true classes.
+    Returns: in [0, 1], 0.5 for chance; None where fewer than two classes occur, which leaves no pair.
+    Raises: ValueError if the shapes do not fit or there are no images.
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        return None
+    areas = []
+    for label in classes:
+        of_class = labels == label
+        others = np.sort(probabilities[~of_class, label])
+        own = np.sort(probabilities[of_class, label])  # sorted questions are answered several times as quickly
+        below = np.searchsorted(others, own, side="left").sum() + np.searchsorted(others, own, side="right").sum()
+        areas.append(below / (2 * len(own) * len(others)))
+    return float(np.mean(areas))
+
+
+def entropy(probabilities: np.ndarray) -> float:
+    """Of the probabilities (N, K), mean over the images, nats: 0 where all is sure, log K where nothing is known."""
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    terms = probabilities * np.log(np.where(probabilities > 0, probabilities, 1.0))
+    return float(-terms.sum(axis=1).mean())
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

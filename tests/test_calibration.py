@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy as scipy_entropy
+from scipy.stats import mannwhitneyu
 
-from kdbench.calibration import brier, ece, softmax
+from kdbench.calibration import auroc, brier, ece, entropy, softmax
 
 
 def some(count: int = 500, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +75,46 @@ def test_brier_of_two_classes_is_twice_the_square_of_the_error() -> None:
     assert brier(probabilities, np.array([0, 0])) == pytest.approx((2 * 0.3**2 + 2 * 0.8**2) / 2)
 
 
-@pytest.mark.parametrize("score", [ece, brier])
+@pytest.mark.parametrize("classes", [2, 5, 8])
+@pytest.mark.parametrize("digits", [1, 15])  # rounded, most pairs are ties
+def test_auroc_is_the_one_of_torchmetrics(classes: int, digits: int) -> None:
+    metrics = pytest.importorskip("torchmetrics.classification")
+    logits, labels = some(classes=classes)
+    probabilities = softmax(logits).round(digits)
+    theirs = metrics.MulticlassAUROC(classes, average="macro")(
+        torch.from_numpy(probabilities), torch.from_numpy(labels)
+    )
+    assert auroc(probabilities, labels) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_auroc_is_mann_and_whitneys_u_over_the_classes_that_occur() -> None:
+    logits, labels = some(classes=4, seed=1)
+    logits, labels = logits[labels != 2], labels[labels != 2]
+    probabilities = softmax(logits).round(2)
+    areas = []
+    for label in (0, 1, 3):
+        own, others = probabilities[labels == label, label], probabilities[labels != label, label]
+        areas.append(mannwhitneyu(own, others).statistic / (len(own) * len(others)))
+    assert auroc(probabilities, labels) == pytest.approx(np.mean(areas), abs=1e-12)
+
+
+def test_auroc_at_its_ends_at_chance_and_where_there_is_none() -> None:
+    labels = np.array([0, 0, 1, 1])
+    sure = np.eye(2)[labels]
+    assert auroc(sure, labels) == 1
+    assert auroc(1 - sure, labels) == 0
+    assert auroc(np.full((4, 2), 0.5), labels) == 0.5
+    assert auroc(sure[:2], labels[:2]) is None
+
+
+def test_entropy_is_the_one_of_scipy() -> None:
+    probabilities = softmax(some()[0])
+    assert entropy(probabilities) == pytest.approx(scipy_entropy(probabilities, axis=1).mean(), abs=1e-12)
+    assert entropy(np.eye(3)) == 0
+    assert entropy(np.full((2, 5), 0.2)) == pytest.approx(np.log(5))
+
+
+@pytest.mark.parametrize("score", [ece, brier, auroc])
 def test_shapes_that_do_not_fit(score) -> None:
     with pytest.raises(ValueError, match=r"\(3, 2\) and labels \(2,\)"):
         score(np.full((3, 2), 0.5), np.zeros(2, dtype=int))

@@ -5,11 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kdbench.types import ModelKind, RunRecord
 
 
 class Format(StrEnum):
@@ -77,7 +83,7 @@ def report(
     if plots is not None:
         from kdbench.report.pictures import plot_all
 
-        for path in plot_all(records, costs, outcomes, plots):
+        for path in plot_all(records, costs, outcomes, plots, _kinds(records)):
             typer.echo(f"wrote {path}", err=True)
     names = [name.strip() for name in columns.split(",") if name.strip()] or None
     text = render(records, format.value, costs, outcomes, names)
@@ -89,6 +95,18 @@ def report(
         typer.echo(f"wrote {out}", err=True)
     elif plots is None:
         typer.echo(text, nl=False)
+
+
+def _kinds(records: Iterable[RunRecord]) -> dict[str, ModelKind]:
+    """What the teachers of these runs are, by name; only of models that are known here."""
+    from kdbench.errors import UnknownName
+    from kdbench.model import resolve
+
+    kinds: dict[str, ModelKind] = {}
+    for name in sorted({teacher.model.name for record in records for teacher in record.spec.teachers}):
+        with suppress(UnknownName):
+            kinds[name] = resolve(name).kind
+    return kinds
 
 
 def _again(results: Path, profiles: list[Path] | tuple[()], format: Format, columns: str, out: Path) -> str:

@@ -1,4 +1,4 @@
-"""How gains, confusions, reliability and training curves are drawn. Floor 6; no torch.
+"""How gains, confusions, reliability, training curves and probabilities are drawn. Floor 6; no torch.
 
 Each function takes plain figures and gives a picture; `drawing.own_style` has to be in force. Colours are Okabe and
 Ito's, and nothing is told by colour alone: markers, line styles and hollow marks say it as well.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 9.0  # inches: 800 pixels at the size of a page
 _LEFT = 0.85
-_LONGEST = 52  # characters of a name beside a bar
+_LONGEST = 60  # characters of a name beside a bar
+_DASHES: tuple[Any, ...] = ((0, (1, 1.2)), "solid", (0, (5, 1.8)))  # of the trainings of one student
 _TIMES = 4.0  # an axis of gains reaches so many times the largest gain, whatever the intervals are
 
 
@@ -61,6 +62,27 @@ class Curves:
     seeds: tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ...]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """One training of a student: the probabilities it gives to the true class, by that class, ascending.
+
+    Attributes:
+        entropy: mean over the images, nats.
+    """
+
+    name: str
+    entropy: float
+    of_truth: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """One student that was trained in several ways: alone, and by teachers of two kinds."""
+
+    name: str
+    spreads: tuple[Spread, ...]
+
+
 def draw_gains(title: str, gains: Sequence[Gain]) -> Figure:
     """Horizontal bars, the largest gain on top, each with its interval; what reaches beyond the axis has an arrow."""
     ordered = sorted(gains, key=lambda gain: (gain.gain, gain.name))
@@ -68,7 +90,7 @@ def draw_gains(title: str, gains: Sequence[Gain]) -> Figure:
     height = head + foot + row * max(len(ordered), 3)
     figure = _figure(height)
     longest = max(len(clean(gain.name, _LONGEST)) for gain in ordered)
-    left = min(4.2, max(1.2, 0.35 + 0.068 * longest))
+    left = min(4.5, max(1.2, 0.35 + 0.068 * longest))
     axes = figure.add_axes((left / _WIDTH, foot / height, (_WIDTH - left - 0.55) / _WIDTH, 1 - (head + foot) / height))
     largest = max(0.01, *(abs(gain.gain) for gain in ordered))
     ends = [end for gain in ordered for end in (*(gain.interval or ()), gain.gain, 0.0)]
@@ -137,7 +159,7 @@ def draw_confusions(title: str, found: Sequence[Confusion]) -> Figure:
         axes.tick_params(length=0, labelcolor=INK)
         axes.set_xlabel("taken for", fontsize=8.5)
         axes.set_ylabel("is", fontsize=8.5)
-        axes.set_title(clean(one.name, 48), fontsize=9, loc="left", color=INK, pad=6)
+        axes.set_title(clean(one.name, 54), fontsize=8, loc="left", color=INK, pad=6)
         for side in axes.spines.values():
             side.set_visible(False)
     _title(figure, "What each class is taken for", title, height)
@@ -227,7 +249,64 @@ def draw_curves(title: str, found: Sequence[Curves]) -> Figure:
     return figure
 
 
+def draw_spreads(title: str, found: Sequence[Trainings], across: int) -> Figure:
+    """For each student a panel for each true class: the share of its images that get no more than a probability.
+
+    Args: across: panels in a row.
+    """
+    cell, gap, head, foot = 1.55, 0.68, 0.75, 0.45
+    above = 0.66  # of each student: its name and its legend
+    lines = [-(-len(one.spreads[0].of_truth) // across) for one in found]
+    height = head + foot + sum(above + many * (cell + gap) for many in lines)
+    figure = _figure(height)
+    width = (_WIDTH - _LEFT - 0.3 + 0.15) / across - 0.15
+    top = height - head
+    for one, many in zip(found, lines, strict=True):
+        figure.text(_LEFT / _WIDTH, top / height, clean(one.name, 90), fontsize=9.5, fontweight="bold", va="top")
+        for place, label in enumerate(one.spreads[0].of_truth):
+            down, right = divmod(place, across)
+            y = top - above - (down + 1) * cell - down * gap
+            x = _LEFT + right * (width + 0.15)
+            axes = figure.add_axes((x / _WIDTH, y / height, width / _WIDTH, cell / height))
+            _steps(axes, label, one.spreads)
+            axes.tick_params(labelleft=right == 0)
+            if right == 0:
+                axes.set_ylabel("images (%)")
+            if place + across >= len(one.spreads[0].of_truth):
+                axes.set_xlabel("probability of the truth", fontsize=8)
+            if place == 0:
+                figure.legend(*axes.get_legend_handles_labels(), loc="upper left", frameon=False, ncols=3, fontsize=8.5,
+                              bbox_to_anchor=(_LEFT / _WIDTH, (top - 0.2) / height), borderpad=0, borderaxespad=0,
+                              handlelength=2.6, columnspacing=1.6)  # fmt: skip
+        top -= above + many * (cell + gap)
+    _title(figure, "How sure of the truth: alone, from a CNN, from a ViT", title, height)
+    _note(
+        figure,
+        "Share of each class's test images, over all seeds, that get at most that probability of the true class: the "
+        "lower the line, the better. In nats: the mean entropy.",
+        height,
+    )
+    return figure
+
+
 # ---------------------------------------------------------------- parts
+
+
+def _steps(axes: Axes, label: str, spreads: Sequence[Spread]) -> None:
+    """The distribution function of each training, on [0, 1]."""
+    places = np.linspace(0, 1, 201)  # finer than a pixel, and far less to write than a step for each image
+    for number, spread in enumerate(spreads):
+        values = spread.of_truth[label]
+        axes.plot(places, np.searchsorted(values, places, side="right") / len(values), color=COLOURS[number],
+                  linestyle=_DASHES[number % len(_DASHES)], linewidth=1.6,
+                  label=f"{clean(spread.name, 40)}: {spread.entropy:.2f} nats")  # fmt: skip
+    axes.set_title(clean(label, 20), fontsize=8.5, loc="left", pad=3)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xticks((0.0, 0.5, 1.0), ("0", "0.5", "1"))
+    axes.set_yticks((0.0, 0.5, 1.0))
+    _percent_ticks(axes, "y")
+    _plain(axes, "both")
 
 
 def _figure(height: float) -> Figure:

@@ -180,7 +180,7 @@ def _draw_panel(
     axes: Axes, panel: Panel, x: Axis, y: Axis, styles: Mapping[str, tuple[str, str]], renderer: RendererAgg
 ) -> int:
     """Returns: how many names found no room, or are too many to be read."""
-    heading = axes.set_title(clean(panel.heading, 110), loc="left", fontsize=9, color=FAINT, pad=8)
+    heading = axes.set_title(clean(panel.heading, 124), loc="left", fontsize=8.5, color=FAINT, pad=8)
     heading.set_in_layout(False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -5,10 +5,12 @@ A pure function of the records: no clock, no machine, no order of files goes int
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from kdbench.report.column import (
+    COLUMNS,
     MISSING,
     NOT_APPLICABLE,
     Column,
@@ -28,6 +30,9 @@ from kdbench.types import DataCard, Environment, ProfileRecord, RunRecord, Train
 
 ENOUGH_SEEDS = 5
 """Seeds below which a sample standard deviation says little: with 3, its own 95 % interval spans a factor of 12."""
+
+SIZES = (100_000, 500_000, 1_000_000, 2_000_000, 5_000_000)
+"""Parameters at which a class of sizes ends; the last one has no end."""
 
 NEAR = 0.01
 """How much accuracy (a fraction) a smaller model may lose and still be named as the thrifty choice."""
@@ -87,6 +92,7 @@ def _section(
         _in_short(rows, main),
         _table(rows, main, ranges=True),
         _caution(rows, columns, all_columns),
+        *_by_size(rows),
         *_bought(rows),
         *_further_tables(rows, columns),
         *_data(rows),
@@ -280,6 +286,56 @@ def _weight(images: int) -> str:
     """One of so many in percentage points."""
     points_each = 100 / images
     return f"{points_each:.{1 if points_each >= 0.1 else 2}f}"
+
+
+def _by_size(rows: Sequence[Row]) -> list[str]:
+    """The most accurate small model of each class of sizes; nothing where all are of one class."""
+    classes: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.rank is not None and row.params is not None:
+            classes[bisect_left(SIZES, row.params)].append(row)  # the most accurate stands first
+    if len(classes) < 2:
+        return []
+    gain = COLUMNS.get("gain")
+    body = []
+    for place, (best, *others) in sorted(classes.items()):
+        accuracy, interval = percent(best.accuracy or 0.0), best.interval
+        among = len({best.model, *(row.model for row in others)})
+        body.append(
+            [
+                f"up to {scaled(SIZES[place])}" if place < len(SIZES) else f"above {scaled(SIZES[-1])}",
+                escape(best.model),
+                escape(best.method),
+                escape(best.teacher) or NOT_APPLICABLE,
+                f"{accuracy} ({percent(interval[0])} to {percent(interval[1])})" if interval else accuracy,
+                escape(gain.show(best)),
+                scaled(best.macs) if best.macs is not None else MISSING,
+                rank_text(best, ranges=True),
+                f"{_counted(1 + len(others), 'row')}, {_counted(among, 'model')}",
+            ]
+        )
+    found = any(best.interval for best, *_ in classes.values())
+    accuracies = "accuracy (%), 95 % interval" if found else "accuracy (%)"
+    headings = [
+        "parameters",
+        "model",
+        "method",
+        "teacher",
+        accuracies,
+        escape(gain.heading),
+        "MACs",
+        "#",
+        "chosen from",
+    ]
+    return [
+        "### Most accurate by size",
+        grid(body, headings, (*["left"] * 4, *["right"] * 5)),
+        "The best of many is partly the luckiest: the more rows it was chosen from, the more its accuracy flatters it.",
+    ]
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def _bought(rows: Sequence[Row]) -> list[str]:

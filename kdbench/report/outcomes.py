@@ -54,6 +54,9 @@ class Answers:
         confidence: (N,) largest probability, in (0, 1].
         ece: expected calibration error (`kdbench.calibration.ece`), in [0, 1].
         brier: Brier score (`kdbench.calibration.brier`), in [0, 2].
+        auroc: macro area under the ROC curve (`kdbench.calibration.auroc`); None where one class alone occurs.
+        of_truth: (N,) probability of the true class, in [0, 1].
+        entropy: of the probabilities, mean over the images, nats.
     """
 
     images: ImageList
@@ -64,6 +67,9 @@ class Answers:
     confidence: np.ndarray
     ece: float
     brier: float
+    auroc: float | None
+    of_truth: np.ndarray
+    entropy: float
 
 
 class Outcomes:
@@ -181,6 +187,17 @@ def _answers(logits: np.ndarray, images: ImageList, record: RunRecord) -> tuple[
     if abs(float(right.mean()) - record.test_metrics.accuracy) > 1.5 / len(labels):
         return "they do not give the accuracy of the record", None
     probabilities = calibration.softmax(logits)
-    ece, brier = calibration.ece(probabilities, labels), calibration.brier(probabilities, labels)
-    confidence = probabilities.max(axis=1)
-    return "", Answers(images, right, record.data.classes, labels, predicted, confidence, ece, brier)
+    answers = Answers(
+        images,
+        right,
+        record.data.classes,
+        labels,
+        predicted,
+        confidence=probabilities.max(axis=1),
+        ece=calibration.ece(probabilities, labels),
+        brier=calibration.brier(probabilities, labels),
+        auroc=calibration.auroc(probabilities, labels),
+        of_truth=probabilities[np.arange(len(labels)), labels],
+        entropy=calibration.entropy(probabilities),
+    )
+    return "", answers

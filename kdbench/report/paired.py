@@ -51,8 +51,8 @@ def paired(one: Grouped, other: Grouped) -> Paired:
     few discordant groups have few, as in `stats.effective_count`.
 
     How many of the tests reject what is true, in simulations with 67 groups and three seeds, whatever the trainings
-    scatter (0 to 4 points): 2.9 to 6.7 % with groups of some 33 images at an accuracy of 0.83, 1.7 to 5.0 % at 0.97;
-    with the uneven groups of augmented BCCD's test images 1.8 to 4.9 % and 0.4 to 1.9 %. With two seeds that scatter by
+    scatter (0 to 4 points): 2.9 to 7.1 % with groups of some 33 images at an accuracy of 0.83, 1.8 to 5.2 % at 0.97;
+    with the uneven groups of augmented BCCD's test images 2.0 to 5.3 % and 0.4 to 2.0 %. With two seeds that scatter by
     four points it is up to 11 %, and with one seed, which cannot show that they do, up to 49 %.
 
     Args:

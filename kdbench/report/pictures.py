@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,20 @@ from kdbench.report.charts import (
     Curves,
     Gain,
     Reliability,
+    Spread,
+    Trainings,
     draw_confusions,
     draw_curves,
     draw_gains,
     draw_reliability,
+    draw_spreads,
 )
 from kdbench.report.column import named_apart
-from kdbench.report.drawing import own_style
+from kdbench.report.drawing import Panel, own_style
 from kdbench.report.outcomes import Answers, Outcomes
-from kdbench.report.plots import plot_costs, row_names, save
+from kdbench.report.plots import panels, plot_costs, row_names, save
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles
-from kdbench.types import ProfileRecord, RunRecord
+from kdbench.types import ModelKind, ProfileRecord, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,15 +42,28 @@ MOST_NETWORKS = 4
 MOST_GAINS = 120
 """Bars in one picture; of more, the largest and the smallest are drawn."""
 
+MOST_PAIRS = 2
+"""Students in one picture of probabilities."""
+
+MOST_CLASSES, PANELS_ACROSS = 10, 5
+"""In one picture of probabilities, the classes with the most test images; and in one row of it."""
+
 LEAST_IMAGES = 10
 """Of a bin of confidence, before its share of right answers is worth a point."""
 
 
 def plot_all(
-    records: Sequence[RunRecord], profiles: Sequence[ProfileRecord], outcomes: Outcomes | None, folder: Path | str
+    records: Sequence[RunRecord],
+    profiles: Sequence[ProfileRecord],
+    outcomes: Outcomes | None,
+    folder: Path | str,
+    kinds: Mapping[str, ModelKind] | None = None,
 ) -> list[Path]:
     """Write everything that can be drawn, as SVG and PNG; a picture of which there is nothing is not written.
 
+    Args:
+        kinds: what the models are, by name. Records do not say it: without it no picture sets students of CNNs beside
+            students of ViTs.
     Returns: the files, in the order they were written.
     Raises: RecordError if there is nothing to draw at all.
     """
@@ -56,6 +73,8 @@ def plot_all(
     for x in costs if records else costs[:1]:
         name = f"accuracy-against-{x}" if records else f"macs-against-{x}"
         try:
+            if records and _lonely(panels(profiles, records, x, "accuracy", outcomes)):
+                continue
             for kind in KINDS:
                 plot_costs(profiles, records, x, out=folder / f"{name}{kind}", outcomes=outcomes)
                 written.append(folder / f"{name}{kind}")
@@ -69,7 +88,7 @@ def plot_all(
     with own_style():
         for title, rows in zip(titles, parts.values(), strict=True):
             slug = re.sub("_+", "-", keys[title])
-            for name, draw in _pictures(title, rows):
+            for name, draw in _pictures(title, rows, kinds or {}):
                 for kind in KINDS:
                     save(draw(), folder / f"{name}-{slug}{kind}")
                     written.append(folder / f"{name}-{slug}{kind}")
@@ -78,7 +97,14 @@ def plot_all(
     return written
 
 
-def _pictures(title: str, rows: Sequence[Row]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _lonely(found: Sequence[Panel]) -> bool:
+    """Whether there are several panels, and one point in each: nothing in them can be compared."""
+    return len(found) > 1 and all(sum(map(len, panel.series.values())) == 1 for panel in found)
+
+
+def _pictures(
+    title: str, rows: Sequence[Row], kinds: Mapping[str, ModelKind]
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """The pictures of one data set: name, and what draws it; a figure is drawn anew for each file it goes into."""
     names = dict(zip((row.cell_id for row in rows), row_names(rows), strict=True))
     if gains := gains_of(rows, names):
@@ -92,6 +118,8 @@ def _pictures(title: str, rows: Sequence[Row]) -> Iterator[tuple[str, Callable[[
         yield "reliability", lambda: draw_reliability(title, reliable, LEAST_IMAGES)
     if curves := [curve for row in chosen if (curve := _curves(names[row.cell_id], row)).seeds]:
         yield "training", lambda: draw_curves(title, curves)
+    if pairs := [_trainings(*pair) for pair in by_both_kinds(rows, kinds)]:
+        yield "probabilities", lambda: draw_spreads(title, pairs, _across(len(pairs[0].spreads[0].of_truth)))
 
 
 def gains_of(rows: Sequence[Row], names: dict[str, str]) -> list[Gain]:
@@ -133,7 +161,60 @@ def telling(rows: Sequence[Row]) -> list[Row]:
     return list({row.cell_id: row for row in found}.values())[:MOST_NETWORKS]
 
 
+def by_both_kinds(rows: Sequence[Row], kinds: Mapping[str, ModelKind]) -> list[tuple[Row, Row, Row]]:
+    """Students that a CNN and a ViT taught by one method: the row trained alone, the best of a CNN, the best of a ViT.
+
+    First the pair with the most accurate student, then the next one, of another model if there is one. Only rows whose
+    answers are on the same images; a teacher of no known kind is left out.
+    """
+    alone = {record.run_id: row for row in rows if row.role == "baseline" and row.answers for record in row.records}
+    found: defaultdict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        of_kinds = {kinds.get(teacher.model.name) for teacher in row.spec.teachers}
+        if row.role == "student" and row.answers and len(of_kinds) == 1 and (kind := of_kinds.pop()) is not None:
+            found[(row.model, row.method)].setdefault(kind, row)  # the best stands first
+    pairs = []
+    for pair in found.values():
+        if len(pair) == len({"cnn", "vit"}):
+            base = next((alone[record.run_id] for record in pair["cnn"].baseline if record.run_id in alone), None)
+            if base is not None and len({_images(row) for row in (base, *pair.values())}) == 1:
+                pairs.append((base, pair["cnn"], pair["vit"]))
+    pairs.sort(key=lambda pair: -max(pair[1].accuracy or 0.0, pair[2].accuracy or 0.0))
+    rest = sorted(pairs[1:], key=lambda pair: pair[1].model == pairs[0][1].model)
+    return [*pairs[:1], *rest][:MOST_PAIRS]
+
+
 # ---------------------------------------------------------------- from rows to figures
+
+
+def _images(row: Row) -> tuple[str, ...]:
+    return next(iter(row.answers.values())).images.ids
+
+
+def _entropy(row: Row) -> float:
+    """Of its probabilities, mean over images and seeds, nats."""
+    return float(np.mean([answers.entropy for answers in row.answers.values()]))
+
+
+def _trainings(alone: Row, of_cnn: Row, of_vit: Row) -> Trainings:
+    named = [(alone, "alone")]
+    named += [(row, f"from {row.teacher} ({kind})") for row, kind in ((of_cnn, "CNN"), (of_vit, "ViT"))]
+    return Trainings(f"{of_cnn.model}, {of_cnn.method}", tuple(_spread(name, row) for row, name in named))
+
+
+def _spread(name: str, row: Row) -> Spread:
+    every = list(row.answers.values())
+    labels = np.concatenate([answers.labels for answers in every])
+    of_truth = np.concatenate([answers.of_truth for answers in every])
+    counts = np.bincount(labels, minlength=len(every[0].classes))
+    most = sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist())
+    by_class = {every[0].classes[place]: np.sort(of_truth[labels == place]) for place in most if counts[place]}
+    return Spread(name, _entropy(row), by_class)
+
+
+def _across(panels: int) -> int:
+    """Panels in a row: as even as they can be."""
+    return -(-panels // -(-panels // PANELS_ACROSS))
 
 
 def _confusion(name: str, row: Row) -> Confusion:

@@ -210,6 +210,11 @@ class Row:
         return _mean(answers.brier for answers in self.answers.values())
 
     @cached_property
+    def auroc(self) -> float | None:
+        """Mean over the seeds of the macro area under the ROC curve, in [0, 1]; None without the answers."""
+        return _mean(answers.auroc for answers in self.answers.values() if answers.auroc is not None)
+
+    @cached_property
     def evaluations(self) -> dict[int, tuple[EvaluationRecord, ...]]:
         """By seed, how its runs with a result did on other and on corrupted images."""
         if self.outcomes is None:

@@ -170,7 +170,12 @@ def test_interval_and_calibration_come_from_the_answers(store: Store) -> None:
     assert cells["ece"] == "4.4"
     wrong, right = 2 * 0.8808**2, 2 * 0.1192**2
     assert cells["brier"] == f"{0.075 * wrong + 0.925 * right:.3f}"
+    # of two classes each has the other's area; wrong are 2 + 2 and 1 + 1 of 20 + 20: U = right pairs + half of the ties
+    areas = [(18 * 18 + 0.5 * 2 * (18 * 2)) / 400, (19 * 19 + 0.5 * 2 * 19) / 400]
+    assert row.auroc == pytest.approx(sum(areas) / 2, abs=1e-12)
+    assert cells["auroc"] == f"{sum(areas) / 2:.4f}"
     frame = to_frame(records, outcomes=Outcomes.below(store.root))
+    assert frame["auroc"][0] == row.auroc
     assert frame["accuracy_interval_low"][0] == low
     assert frame["accuracy_interval_high"][0] == high
     assert frame["interval_width"][0] == pytest.approx(high - low)
@@ -178,7 +183,7 @@ def test_interval_and_calibration_come_from_the_answers(store: Store) -> None:
 
 
 def test_without_answers_they_are_missing() -> None:
-    for key in ("interval_width", "ece", "brier", "independent"):
+    for key in ("interval_width", "ece", "brier", "auroc", "independent"):
         assert show(key, record(spec())) == [MISSING]
         assert show(key, record(spec(), status="failed")) == [NOT_APPLICABLE]
 
@@ -259,7 +264,7 @@ def test_a_further_table_for_each_kind_of_figure(store: Store) -> None:
     page = render([*records, record(spec("broken"), status="failed")], "md", outcomes=Outcomes.below(store.root))
     titles = [line for line in page.splitlines() if line.startswith("### ")]
     assert titles == [
-        "### Recall by class", "### Calibration", "### Other data sets", "### Corrupted images",
+        "### Recall by class", "### Probabilities", "### Other data sets", "### Corrupted images",
         "### Data and training",
     ]  # fmt: skip
     leaderboard, recall, calibration, other, robust, _ = tables(page)

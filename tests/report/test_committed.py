@@ -23,11 +23,14 @@ def test_leaderboard_follows_from_the_records(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_every_run_has_its_predictions_and_no_weights_or_images_are_committed(name: str) -> None:
+def test_every_run_has_its_predictions_and_no_weights_or_cells_are_committed(name: str) -> None:
     runs = {path.stem for path in (RESULTS / name / "records").glob("*.json")}
     assert runs
     assert {path.stem for path in (RESULTS / name / "predictions").glob("*.safetensors")} == runs
-    assert not [path for path in (RESULTS / name).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".bmp")]
+    pictures = [path for path in (RESULTS / name).rglob("*") if path.suffix in (".jpg", ".jpeg", ".png", ".bmp")]
+    assert {path.parent.name for path in pictures} <= {"plots"}
+    # a picture is of figures if `kdbench report --plots` drew it as SVG as well
+    assert all(path.with_suffix(".svg").is_file() for path in pictures)
 
 
 def test_the_page_of_costs_follows_from_its_profiles() -> None:

@@ -49,6 +49,36 @@ def test_best_first_failed_last_best_bold() -> None:
     assert rows[-1]["seeds"] == "0 of 3"
 
 
+def sized(model: str, params: int, accuracy: float, seed: int = 0, **changes: object) -> RunRecord:
+    made = record(spec(model, seed=seed, **changes), accuracy)
+    assert made.profile is not None
+    return made.model_copy(update={"profile": made.profile.model_copy(update={"params": params, "macs": 10 * params})})
+
+
+def by_size(records: list[RunRecord]) -> list[list[str]]:
+    _, _, after = render_markdown(records).partition("### Most accurate by size")
+    return tables(after)[0][2:] if after else []
+
+
+def test_the_most_accurate_of_each_class_of_sizes() -> None:
+    alone, large = sized("resnet8_w16", 100_000, 0.8), sized("resnet20_w16", 100_001, 0.7)
+    taught = sized("resnet8_w16", 100_000, 0.85, method="kd", teachers=[teacher()])
+    huge = [sized("resnet10t", 5_000_001, 0.6), sized("mobilenetv3_small_100", 6_000_000, 0.5)]
+    of_teacher = record(teacher(), 0.99)
+    assert by_size([alone, large, taught, *huge, of_teacher]) == [
+        ["up to 0.10 M", "resnet8_w16", "kd", "resnet50", "85.0", "+5.0", "1.0 M", "1", "2 rows, 1 model"],
+        ["up to 0.50 M", "resnet20_w16", "ce", "–", "70.0", "–", "1.0 M", "3", "1 row, 1 model"],
+        ["above 5.0 M", "resnet10t", "ce", "–", "60.0", "–", "50.0 M", "4", "2 rows, 2 models"],
+    ]
+
+
+def test_one_class_of_sizes_needs_no_table() -> None:
+    assert by_size([sized("resnet8_w16", 79_000, 0.8), sized("resnet20_w16", 90_000, 0.7), record(teacher())]) == []
+    failed = record(spec("resnet10t"), status="failed")
+    assert by_size([sized("resnet8_w16", 79_000, 0.8), failed]) == []
+    assert by_size([sized("resnet8_w16", 79_000, 0.8), record(spec("resnet10t"), profile=None)]) == []
+
+
 def test_failures_are_listed_with_their_messages() -> None:
     page = render_markdown(study())
     assert "## Runs without a result" in page
@@ -107,7 +137,7 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_what_distillation_bought() -> None:
-    head, _, *body = tables(render_markdown(study()))[1]
+    head, _, *body = tables(render_markdown(study()).partition("### What distillation bought")[2])[0]
     assert head[-2:] == ["gain with ground truth (points)", "gain without (points)"]
     assert body[1] == ["mobilenetv3_small_050", "83.0", "kd", "vit_tiny", "95.9", "+6.0 ± 0.5", "+5.2 ± 0.5"]
     assert "What distillation bought" not in render_markdown([record(spec())])

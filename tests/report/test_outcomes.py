@@ -35,6 +35,9 @@ def test_answers_are_the_stored_logits_against_the_stored_labels(store: Store) -
     labels = np.arange(6) % 2
     assert answers.ece == calibration.ece(probabilities, labels)
     assert answers.brier == calibration.brier(probabilities, labels)
+    assert answers.auroc == calibration.auroc(probabilities, labels)
+    assert answers.entropy == calibration.entropy(probabilities)
+    assert answers.of_truth == pytest.approx(np.where(RIGHT, probabilities.max(), probabilities.min()))
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_nothing_twice(
@@ -98,7 +101,7 @@ def test_what_cannot_be_used_is_a_note_and_no_figure(store: Store, damage: str, 
     outcomes = Outcomes.below(store.root)
     assert outcomes.notes([made]) == [note.format(run=made.run_id)]
     row = build_rows([made], outcomes=outcomes)[0]
-    assert (row.interval, row.ece, row.brier) == (None, None, None)
+    assert (row.interval, row.ece, row.brier, row.auroc) == (None, None, None, None)
     page = render([made], "md", outcomes=Outcomes.below(store.root))
     assert "## Files that could not be used" in page
     assert str(store.root) not in page

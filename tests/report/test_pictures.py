@@ -12,16 +12,16 @@ from record_factory import CLASSES, answered, costs, record, spec, study, teache
 from typer.testing import CliRunner
 
 from kdbench import calibration
-from kdbench.cli.report import report
+from kdbench.cli.report import _kinds, report
 from kdbench.errors import RecordError
 from kdbench.report import Outcomes
 from kdbench.report.charts import Gain, draw_gains
 from kdbench.report.drawing import own_style
-from kdbench.report.pictures import _confusion, _reliability, gains_of, plot_all, telling
+from kdbench.report.pictures import _confusion, _reliability, _trainings, by_both_kinds, gains_of, plot_all, telling
 from kdbench.report.plots import panels, row_names, save
 from kdbench.report.rows import build_rows
 from kdbench.store import Store
-from kdbench.types import EpochLog, RunRecord
+from kdbench.types import EpochLog, ModelKind, RunRecord
 
 SVG = "{http://www.w3.org/2000/svg}"
 IMAGES = 120
@@ -162,12 +162,84 @@ def test_an_interval_that_reaches_far_does_not_flatten_the_bars(tmp_path: Path) 
     assert {"significant (p < 0.05, Holm)", "not significant", "not tested"} <= set(texts(tmp_path / "a.svg"))
 
 
+KINDS: dict[str, ModelKind] = {"resnet50": "cnn", "vit_tiny": "vit"}
+
+
+@pytest.fixture
+def both_kinds(results: Path) -> Path:
+    store, vit = Store(results), teacher("vit_tiny")
+    for seed in (0, 1):
+        answered(store, spec(method="kd", seed=seed, teachers=[vit]), right(30), ALONE)
+        # by one kind of teacher alone
+        answered(store, spec(method="rkd", seed=seed, teachers=[vit]), right(5), ALONE)
+    # without a baseline of its own
+    answered(store, spec("resnet8_w16", method="kd", teachers=[vit]), right(3), ALONE)
+    answered(store, spec("resnet8_w16", method="kd", teachers=[teacher()]), right(3), ALONE)
+    return results
+
+
+def test_students_of_both_kinds_of_teachers(both_kinds: Path, tmp_path: Path) -> None:
+    rows = build_rows(records(both_kinds), outcomes=Outcomes.below(both_kinds))
+    ((alone, of_cnn, of_vit),) = by_both_kinds(rows, KINDS)
+    assert [(row.model, row.method, row.teacher) for row in (alone, of_cnn, of_vit)] == [
+        ("mobilenetv3_small_050", "ce", ""),
+        ("mobilenetv3_small_050", "kd", "resnet50"),
+        ("mobilenetv3_small_050", "kd", "vit_tiny"),
+    ]
+    made = _trainings(alone, of_cnn, of_vit)
+    assert [one.name for one in made.spreads] == ["alone", "from resnet50 (CNN)", "from vit_tiny (ViT)"]
+    sure, unsure = calibration.softmax(np.array([[2.0, 0.0]]))[0]
+    for one, wrong in zip(made.spreads, (101, 41, 60), strict=True):
+        assert one.entropy == pytest.approx(-(sure * np.log(sure) + unsure * np.log(unsure)))
+        every = np.concatenate([one.of_truth[label] for label in CLASSES])
+        assert sorted(every) == pytest.approx([unsure] * wrong + [sure] * (2 * IMAGES - wrong))
+    plot_all(records(both_kinds), [], Outcomes.below(both_kinds), tmp_path, KINDS)
+    said = texts(tmp_path / "probabilities-bccd-64-px.svg")
+    assert {"mobilenetv3_small_050, kd", "alone: 0.37 nats", "from vit_tiny (ViT): 0.37 nats", *CLASSES} <= set(said)
+
+
+@pytest.mark.parametrize("kinds", [{}, {"resnet50": "cnn"}, {"resnet50": "cnn", "vit_tiny": "cnn"}])
+def test_kinds_are_never_guessed(both_kinds: Path, kinds: dict[str, ModelKind]) -> None:
+    assert by_both_kinds(build_rows(records(both_kinds), outcomes=Outcomes.below(both_kinds)), kinds) == []
+
+
+def test_without_answers_or_on_other_images_kinds_are_not_compared(both_kinds: Path) -> None:
+    store, outcomes = Store(both_kinds), Outcomes.below(both_kinds)
+    assert by_both_kinds(build_rows(store.records()), KINDS) == []
+    assert by_both_kinds(build_rows(store.records(), outcomes=outcomes), KINDS)
+    for made in store.records():
+        if made.spec.teachers and made.spec.teachers[0].model.name == "vit_tiny":
+            store.predictions_path(made.run_id).unlink()
+    assert by_both_kinds(build_rows(store.records(), outcomes=Outcomes.below(both_kinds)), KINDS) == []
+
+
+def test_the_best_pair_comes_first_then_another_student(both_kinds: Path) -> None:
+    store, vit = Store(both_kinds), teacher("vit_tiny")
+    for seed in (0, 1):
+        answered(store, spec(method="dkd", seed=seed, teachers=[vit]), right(40), ALONE)
+        for of, wrong in ((teacher(), 55), (vit, 56)):
+            answered(store, spec("mobilenetv3_small_100", "kd", seed=seed, teachers=[of]), right(wrong), ALONE)
+    rows = build_rows(store.records(), outcomes=Outcomes.below(both_kinds))
+    assert [(row.model, row.method) for _, row, _ in by_both_kinds(rows, KINDS)] == [
+        ("mobilenetv3_small_050", "kd"),
+        ("mobilenetv3_small_100", "kd"),
+    ]
+
+
 def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
     assert [path.stem for path in plot_all([], costs(), None, tmp_path / "a")] == ["macs-against-latency"] * 2
     drawn = {path.stem for path in plot_all(study(), [], None, tmp_path / "b")}
     assert drawn == {"accuracy-against-latency", "accuracy-against-macs", "accuracy-against-params", "gains-bccd-64-px"}
     with pytest.raises(RecordError, match="nothing to draw"):
         plot_all([record(spec(), status="failed")], [], None, tmp_path / "c")
+
+
+def test_a_point_in_each_panel_is_no_picture_of_a_trade_off(tmp_path: Path) -> None:
+    folds = [spec(dataset=spec().dataset.model_copy(update={"fold": fold})) for fold in (0, 1)]
+    made = [record(of, history=history()) for of in folds]
+    assert not [path for path in plot_all(made, [], None, tmp_path) if path.name.startswith("accuracy-against")]
+    made.append(record(spec("mobilenetv3_small_100"), history=history()))
+    assert [path for path in plot_all(made, [], None, tmp_path) if path.name.startswith("accuracy-against")]
 
 
 def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -181,9 +253,14 @@ def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
             ET.parse(path)
 
 
-def test_command_draws_them_all(results: Path, tmp_path: Path) -> None:
+def test_command_draws_them_all(both_kinds: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
-    done = CliRunner().invoke(app, ["--results", str(results), "--plots", str(tmp_path / "p")])
+    done = CliRunner().invoke(app, ["--results", str(both_kinds), "--plots", str(tmp_path / "p")])
     assert (done.exit_code, done.stdout) == (0, "")
-    assert len(list((tmp_path / "p").iterdir())) == 14
+    assert len(list((tmp_path / "p").iterdir())) == 16
+
+
+def test_command_knows_the_kinds_of_registered_models_alone() -> None:
+    taught = [spec(method="kd", teachers=[teacher(name)]) for name in ("resnet50", "vit_tiny", "nobody_knows_it")]
+    assert _kinds(record(of) for of in taught) == KINDS

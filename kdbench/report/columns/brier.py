@@ -18,7 +18,7 @@ COLUMNS.add(
         order=84,
         value=lambda row: row.brier,
         text=_text,
-        table="Calibration",
+        table="Probabilities",
         note="squared distance of the probabilities to the true class, summed over the classes, in [0, 2]; mean over "
         "the test images and the seeds",
     ),
