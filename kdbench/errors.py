@@ -129,6 +129,10 @@ class NoStudentFits(KdbenchError):
         super().__init__(f"{who}{verb} {', '.join(self.limits) or 'the budget'}{nearest}{advice}")
 
 
+class CompressError(KdbenchError):
+    """A trained network cannot be pruned or quantised, or what came of it cannot be used."""
+
+
 class ExportError(KdbenchError):
     """A trained network cannot be exported, or an exported folder cannot be used."""
 
