@@ -39,7 +39,9 @@ def profile(
     runtime: Annotated[
         str, typer.Option(help="What runs it; several: eager,onnxruntime (`kdbench list runtimes`).")
     ] = "eager",
-    precision: Annotated[str, typer.Option(help="Of the arithmetic; several: fp32,bf16,int8 (of quantised runs).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of the arithmetic; several: fp32,bf16,int8 (of quantised runs).")
+    ] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each model gets.")] = 40,
     samples: Annotated[int, typer.Option(min=5, help="Passes wanted in all rounds; p99 needs 500.")] = 200,

@@ -48,7 +48,7 @@ def fold(network: nn.Module, image_size: int) -> nn.Module:
         image_size: pixels, both sides.
     """
     whole, folded = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    followers = _followers(folded, image_size)
+    followers, _ = _neighbours(folded, image_size)
     modules = dict(folded.named_modules())
     with torch.no_grad():
         for name, module in modules.items():
@@ -64,7 +64,7 @@ def fold(network: nn.Module, image_size: int) -> nn.Module:
 def fake_quantised(
     network: nn.Module, image_size: int, calibration: np.ndarray, weights_per_channel: bool = True
 ) -> nn.Module:
-    """A folded copy that rounds as the static int8 file of it will, and can be trained.
+    """A folded copy, in evaluation mode, that rounds as the static int8 file of it will, and can be trained.
 
     The same operators are rounded as `quantise` puts into int8: convolutions but the depthwise ones, and linear layers.
     Ranges of their activations are part of the state; they follow the batches in training and stand still otherwise.
@@ -82,11 +82,12 @@ def fake_quantised(
     if not np.isfinite(calibration).all():
         raise CompressError("images for calibration have values that are not finite; normalise them again")
     made = fold(network, image_size)
-    followers = _followers(made, image_size)
+    followers, givers = _neighbours(made, image_size)
     modules = dict(made.named_modules())
     rounded = [name for name in followers if _is_rounded(modules[name])]
     if not rounded:
         raise CompressError("the network has no convolution or linear layer to round; leave it in fp32")
+    after_it = set[str]()
     for name in rounded:
         module = modules[name]
         after = modules.get(followers[name])
@@ -94,7 +95,12 @@ def fake_quantised(
         fused = isinstance(module, nn.Conv2d) and isinstance(after, nn.ReLU | nn.ReLU6)
         _replace(made, name, _Rounded(module, isinstance(module, nn.Conv2d) and not fused, weights_per_channel))
         if fused:
-            _replace(made, followers[name], _RoundedAfter(modules[followers[name]]))
+            after_it.add(followers[name])
+        # the file rounds what comes in for all who take it, as for a shortcut beside the convolution
+        if (giver := givers.get(name, "")) and not _is_rounded(modules[giver]):
+            after_it.add(giver)
+    for name in after_it:
+        _replace(made, name, _RoundedAfter(modules[name]))
     ranges = [module for module in made.modules() if isinstance(module, _Range)]
     with torch.no_grad():
         for each in ranges:
@@ -103,7 +109,7 @@ def fake_quantised(
             made(torch.from_numpy(np.ascontiguousarray(calibration[start : start + _BATCH])))
         for each in ranges:
             each.watching = False
-    return made
+    return made.eval()  # the new parts, too: else their ranges would move with what is asked
 
 
 def plain(network: nn.Module) -> nn.Module:
@@ -174,7 +180,7 @@ class _Rounded(nn.Module):
 
 
 class _RoundedAfter(nn.Module):
-    """A ReLU whose output is rounded, and not what comes into it."""
+    """A module whose output is rounded."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -208,10 +214,11 @@ def _is_rounded(module: nn.Module) -> bool:
 # ---------------------------------------------------------------- which module follows on which
 
 
-def _followers(network: nn.Module, image_size: int) -> dict[str, str]:
-    """For every module that is called once, without those that pass on what they get: which alone takes what it gives.
+def _neighbours(network: nn.Module, image_size: int) -> tuple[dict[str, str], dict[str, str]]:
+    """For every module that is called once, but for those that pass on what they get, its neighbours by name.
 
-    "" where nobody or several do. What a function takes is not seen; folding is proven right afterwards.
+    Returns: which module alone takes what it gives; which one gave what it takes. "" where none does. What a function
+        takes is not seen: folding is proven right afterwards.
     """
     calls, takers = Counter[str](), dict[str, list[str]]()
     givers: dict[int, tuple[str, int]] = {}
@@ -224,7 +231,9 @@ def _followers(network: nn.Module, image_size: int) -> dict[str, str]:
             if not args or not isinstance(args[0], Tensor):
                 return
             giver, version = givers.get(id(args[0]), ("", 0))
-            if giver and args[0]._version == version:  # else a function changed it in place, as a shortcut that is added
+            if (
+                giver and args[0]._version == version
+            ):  # else a function changed it in place, as a shortcut that is added
                 takers.setdefault(giver, []).append(name)
 
         def after(module: nn.Module, args: tuple[Any, ...], given: Any) -> None:
@@ -244,7 +253,9 @@ def _followers(network: nn.Module, image_size: int) -> dict[str, str]:
         for handle in handles:
             handle.remove()
     alone = {name: found[0] for name, found in takers.items() if len(found) == 1 and calls[found[0]] == 1}
-    return {name: alone.get(name, "") for name, count in calls.items() if count == 1}
+    once = [name for name, count in calls.items() if count == 1]
+    gave = {taker: giver for giver, found in takers.items() for taker in found if calls[giver] == 1}
+    return {name: alone.get(name, "") for name in once}, {name: gave.get(name, "") for name in once}
 
 
 def _workers(network: nn.Module) -> Iterator[str]:
