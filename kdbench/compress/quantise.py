@@ -150,7 +150,7 @@ def _check_calibration(images: np.ndarray, image_size: int) -> None:
         raise CompressError(f"{wrong} of {len(images)} images for calibration have values that are not finite")
 
 
-def _folder_for(out: Path) -> tempfile.TemporaryDirectory[str] | Any:
+def _folder_for(out: Path) -> _Folder:
     """A folder beside the file, so that what is made there can be moved in one step. Raises: CompressError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class _Folder(tempfile.TemporaryDirectory[str]):
     def __init__(self, parent: Path) -> None:
         super().__init__(prefix="unfinished-", dir=parent)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Path:  # type: ignore[override]
         return Path(super().__enter__())
 
 
@@ -304,7 +304,7 @@ _TOOLS: dict[tuple[str, bool], Callable[[Path, Path, QuantiseSpec, np.ndarray, l
 def _reader(images: np.ndarray, batch: int) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.batches: Iterator[np.ndarray] = (images[at : at + batch] for at in range(0, len(images), batch))
 

@@ -41,7 +41,9 @@ def seeded(make):
 
 @pytest.fixture(scope="module")
 def networks():
-    return {name: seeded(lambda: build(ModelChoice(name=name), 5, SIZE)) for name in ("resnet8_w16", "vit_micro")}
+    return {
+        name: seeded(lambda name=name: build(ModelChoice(name=name), 5, SIZE)) for name in ("resnet8_w16", "vit_micro")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +282,7 @@ def test_nncf_is_an_extra(tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", [{"kind": "dynamic"}, {"ranges": "entropy"}])
 def test_what_nncf_does_not_have(tmp_path, monkeypatch, change):
     monkeypatch.setattr(module, "installed", lambda *_: True)
-    with pytest.raises(CompressError, match="^nncf "):
+    with pytest.raises(CompressError, match=r"^nncf "):
         quantise(seeded(OneConvolution), QuantiseSpec(toolkit="nncf", **change), 8, noise(2, 8), tmp_path / "x.onnx")
 
 
