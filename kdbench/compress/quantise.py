@@ -35,7 +35,7 @@ FLOAT_OUTPUT = ("Gemm", "MatMul")
 """Their integer kernels can put out fp32. What follows is a GELU, a softmax or a sum, which would lose by rounding."""
 
 MOSTLY = 0.5
-"""Of the values of weights, the least that has to become int8: with less the file is an fp32 network by another name."""
+"""Of the values of weights, the least that has to become int8: with less it is an fp32 file by another name."""
 
 _BATCH = 32
 
