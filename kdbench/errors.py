@@ -130,7 +130,7 @@ class NoStudentFits(KdbenchError):
 
 
 class CompressError(KdbenchError):
-    """A network cannot be pruned or quantised as asked."""
+    """A trained network cannot be pruned or quantised, or what came of it cannot be used."""
 
 
 class ExportError(KdbenchError):

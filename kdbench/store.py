@@ -123,6 +123,10 @@ class Store:
     def weights_path(self, run_id: str) -> Path:
         return self.root / "weights" / f"{run_id}.safetensors"
 
+    def artefact_path(self, run_id: str) -> Path:
+        """Of a quantised run: its int8 file."""
+        return self.root / "weights" / f"{run_id}.onnx"
+
     def checkpoint_path(self, run_id: str) -> Path:
         return self.root / "checkpoints" / f"{run_id}.pt"
 

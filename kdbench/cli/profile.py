@@ -39,7 +39,9 @@ def profile(
     runtime: Annotated[
         str, typer.Option(help="What runs it; several: eager,onnxruntime (`kdbench list runtimes`).")
     ] = "eager",
-    precision: Annotated[str, typer.Option(help="Of the arithmetic; several: fp32,bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of the arithmetic; several: fp32,bf16,int8 (of quantised runs).")
+    ] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each model gets.")] = 40,
     samples: Annotated[int, typer.Option(min=5, help="Passes wanted in all rounds; p99 needs 500.")] = 200,
@@ -63,7 +65,7 @@ def profile(
     if weights is not None and (model is None or len(model) != 1):
         raise typer.BadParameter("goes with exactly one model", param_hint="--weights")
     numbers = [_numbers(batch_size, "--batch-size"), _numbers(threads, "--threads")]
-    precisions = _choices(precision, "--precision", ("fp32", "bf16"))
+    precisions = _choices(precision, "--precision", ("fp32", "bf16", "int8"))
     _choices(device, "--device", ("cpu", "cuda"))
     # before minutes of measuring, and not after them
     if plot is not None:

@@ -166,7 +166,7 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
 
     Args:
         threads: None: one for each usable core.
-    Raises: RuntimeUnavailable; ExportError, if the file cannot be loaded.
+    Raises: RuntimeUnavailable; ExportError, if the file cannot be loaded, or is no classifier of ours.
     """
     found = installed("export", "onnxruntime")
     if not found:
@@ -182,6 +182,13 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime raises classes of its own
         raise ExportError(f"{path} cannot be loaded ({complaint(problem)}); export the run again") from problem
+    ends = [[(each.name, len(each.shape)) for each in side] for side in (session.get_inputs(), session.get_outputs())]
+    if ends != [[("image", 4)], [("logits", 2)]]:
+        names = [" and ".join(name for name, _ in side) or "nothing" for side in ends]
+        raise ExportError(
+            f"{path} takes {names[0]} and gives {names[1]}, not an image (B, 3, S, S) and logits (B, K); "
+            "export the run again"
+        )
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 

@@ -43,11 +43,17 @@ class Subject:
         load: makes it, on the CPU, in fp32 and evaluation mode; a function of a module, or a ``functools.partial`` of
             one with plain arguments, because another process calls it.
         image_size: pixels, both sides.
+        artefact: a file that is this network in int8. It is what is timed then, and int8 is all it is timed in.
     """
 
     name: str
     load: Callable[[], nn.Module]
     image_size: int
+    artefact: Path | None = None
+
+    def takes(self, setting: Setting) -> bool:
+        """Whether the setting is one for this network."""
+        return (setting.precision == "int8") == (self.artefact is not None)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Taken:
 
 def convert_there(pipe: Connection, subject: Subject, setting: Setting, folder: str) -> None:
     """Make the files a runtime needs of a network; answers ``None`` when they are there."""
-    source = Source(subject.load, subject.image_size, Path(folder))
+    source = Source(subject.load, subject.image_size, Path(folder), subject.artefact)
     convert(usable(setting), source, setting.precision)
     pipe.send(None)
 
@@ -92,7 +98,7 @@ def time_there(pipe: Connection, subject: Subject, setting: Setting, folder: str
     torch.set_num_threads(setting.threads)
     runtime, timer, meter = usable(setting), timer_for(setting.device), meter_for(setting.device)
     library = runtime.library()
-    source = Source(subject.load, subject.image_size, Path(folder))
+    source = Source(subject.load, subject.image_size, Path(folder), subject.artefact)
     example = noise_images(setting.batch_size, subject.image_size)
     on_cuda = setting.device == "cuda" and library.startswith("torch ")  # others have allocators of their own
     release_freed()

@@ -38,6 +38,8 @@ class Source:
     image_size: int
     folder: Path
     """Files that ``convert`` made of this network; the runtimes of one network share it."""
+    artefact: Path | None = None
+    """The network as an int8 file, for runtimes that run it in int8."""
 
 
 @dataclass(frozen=True)

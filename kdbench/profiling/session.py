@@ -107,11 +107,11 @@ def measure(
     sampling: Sampling = DEFAULT,
     progress: Progress | None = None,
 ) -> list[dict[Setting, Outcome]]:
-    """Time every network in every setting.
+    """Time every network in every setting that is one for it (`Subject.takes`).
 
     One that a runtime cannot convert or run does not stop the others: the reason takes the place of its latency.
 
-    Returns: for each subject, in their order, the outcome of every setting.
+    Returns: for each subject, in their order, the outcome of each of its settings.
     Raises: UnknownName, RuntimeUnavailable, before anything is done; ProfileError, if another kdbench process trains or
         times on this machine.
     """
@@ -123,7 +123,11 @@ def measure(
             folder.mkdir()
         # setting by setting: those that will stand in one column of a table are to take turns with each other
         tasks = [
-            [_Task(subject, setting, folder) for subject, folder in zip(subjects, folders, strict=True)]
+            [
+                _Task(subject, setting, folder)
+                for subject, folder in zip(subjects, folders, strict=True)
+                if subject.takes(setting)
+            ]
             for setting in settings
         ]
         _convert(tasks, progress)
@@ -133,7 +137,10 @@ def measure(
         for group in _groups(able, at_once):
             _take_turns(group, sampling, progress, done, total)
             done += len(group) * (1 + sampling.rounds)
-    return [{column[number].setting: column[number].outcome() for column in tasks} for number in range(len(subjects))]
+    return [
+        {task.setting: task.outcome() for column in tasks for task in column if task.folder == folder}
+        for folder in folders
+    ]
 
 
 def _groups(columns: Sequence[Sequence[_Task]], most: int) -> list[list[_Task]]:

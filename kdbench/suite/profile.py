@@ -23,7 +23,7 @@ from kdbench.profiling.runtime import RUNTIMES, Setting, usable
 from kdbench.profiling.session import DEFAULT, Sampling, measure
 from kdbench.store import Store
 from kdbench.suite.run import load_trained
-from kdbench.types import Device, Latency, ModelChoice, Profile, ProfileRecord, Progress, RunPrecision
+from kdbench.types import Device, Latency, ModelChoice, Profile, ProfileRecord, Progress, RunPrecision, RunRecord
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def profile(
     Returns: one record for each model, in their order.
     Raises: UnknownName, ConfigError, RuntimeUnavailable, before anything is measured; ProfileError.
     """
+    if "int8" in measures.precisions:
+        raise ProfileError(
+            "int8 needs a quantised file, and an architecture has none; make one with "
+            "`kdbench compress RUN --quantise int8`, and profile its results folder"
+        )
     choices = [ModelChoice.model_validate(model) for model in models]
     choices = [choice.model_copy(update={"name": full_name(choice.name)}) for choice in choices]
     if twice := sorted({choice.name for choice in choices if choices.count(choice) > 1}):
@@ -116,28 +121,32 @@ def profile_results(
 ) -> list[ProfileRecord]:
     """What the trained students of a results folder cost, baselines included; the first seed of each cell.
 
-    Raises: RecordError, if it has none with its weights; RuntimeUnavailable; ProfileError.
+    Quantised ones are timed in int8 alone, the others in every other precision. What no setting is for is left out.
+
+    Raises: RecordError, if it has none with its weights, or no quantised one where int8 is all that is asked;
+        RuntimeUnavailable; ProfileError.
     """
     first: dict[str, _Candidate] = {}
     records = sorted(store.records(), key=lambda record: (record.spec.title, record.spec.seed, record.run_id))
     finished_ones = [record for record in records if record.status == "ok" and record.spec.role == "student"]
     for record in finished_ones:
-        if record.cell_id not in first and record.data is not None and store.weights_path(record.run_id).exists():
-            first[record.cell_id] = _Candidate(
-                record.spec.model.name,
-                record.spec.model,
-                len(record.data.classes),
-                record.spec.dataset.image_size,
-                partial(trained, str(store.root), record.run_id),
-                record.run_id,
-                record.spec.title,
-            )
+        if record.cell_id not in first and (found := _stored(store, record)) is not None:
+            first[record.cell_id] = found
     if not first:
         what = (
             f"{len(finished_ones)} trained students, but not their weights" if finished_ones else "no trained student"
         )
         raise RecordError(f"{store.root} holds {what}; run its suite here first: weights are not shared with records")
-    return _profile(list(first.values()), measures, command, progress)
+    settings = measures.settings()
+    candidates = [each for each in first.values() if not settings or any(map(each.subject.takes, settings))]
+    if not candidates:
+        raise RecordError(
+            f"{store.root} holds no quantised student to time in int8; make one with "
+            "`kdbench compress RUN --quantise int8`"
+            if set(measures.precisions) == {"int8"}
+            else f"{store.root} holds quantised students alone, and they are timed in int8; add --precision int8"
+        )
+    return _profile(candidates, measures, command, progress)
 
 
 # ---------------------------------------------------------------- parts
@@ -154,6 +163,31 @@ class _Candidate:
     load: Callable[[], nn.Module]
     run_id: str = ""
     title: str = ""
+    artefact: Path | None = None
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.title or self.name, self.load, self.image_size, self.artefact)
+
+
+def _stored(store: Store, record: RunRecord) -> _Candidate | None:
+    """The student of a record; None, if what it left is not here. A quantised one is counted as what it was made of."""
+    spec = record.spec
+    counted = spec.parent if spec.quantise is not None and spec.parent is not None else spec
+    artefact = store.artefact_path(record.run_id) if spec.quantise is not None else None
+    needed = [store.weights_path(counted.run_id), *([artefact] if artefact else [])]
+    if record.data is None or not all(path.is_file() for path in needed):
+        return None
+    return _Candidate(
+        spec.model.name,
+        spec.model,
+        len(record.data.classes),
+        spec.dataset.image_size,
+        partial(trained, str(store.root), counted.run_id),
+        record.run_id,
+        spec.title,
+        artefact.resolve() if artefact else None,
+    )
 
 
 def _profile(
@@ -167,7 +201,7 @@ def _profile(
         if progress:
             progress(f"counting {each.name}", number, len(candidates))
         counted.append(_count(each, measures))
-    subjects = [Subject(each.title or each.name, each.load, each.image_size) for each in candidates]
+    subjects = [each.subject for each in candidates]
     timed = measure(subjects, settings, measures.sampling, progress) if settings else [{} for _ in subjects]
     environment = finished(environment)
     records = []
@@ -193,6 +227,13 @@ def _profile(
 
 def _count(candidate: _Candidate, measures: Measures) -> tuple[Profile, dict[str, str]]:
     """The counts, and why the second counter has none, if it has none: ours stand without it."""
+    counts, failures = _count_network(candidate, measures)
+    if candidate.artefact is not None:  # all else is that of the network it was made of
+        counts = counts.model_copy(update={"weight_bytes": candidate.artefact.stat().st_size})
+    return counts, failures
+
+
+def _count_network(candidate: _Candidate, measures: Measures) -> tuple[Profile, dict[str, str]]:
     model, layers = candidate.load(), measures.layers
     if measures.check:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from kdbench.profiling.conversion import (
     check_parity,
     complaint,
     installed,
+    int8_source,
     quiet,
     reference_images,
     whole_files,
@@ -40,7 +42,7 @@ class OnnxRuntime:
     """One session with all graph optimisations, for a fixed batch size."""
 
     name = "onnxruntime"
-    precisions: tuple[RunPrecision, ...] = ("fp32",)
+    precisions: tuple[RunPrecision, ...] = ("fp32", "int8")
     devices: tuple[Device, ...] = ("cpu", "cuda")
 
     def available(self, device: Device = "cpu") -> Availability:
@@ -72,7 +74,11 @@ class OnnxRuntime:
         return f"onnxruntime {onnxruntime.__version__}"
 
     def convert(self, source: Source, precision: RunPrecision) -> None:
-        """See ``Runtime.convert``. Writes ``MODEL``, one file in fp32 for any batch size."""
+        """See ``Runtime.convert``. Writes ``MODEL``, one file in fp32 for any batch size; in int8 a copy of the
+        source's own file, which says itself what is expected of it."""
+        if precision == "int8":
+            take_int8(int8_source(source))
+            return
         if all((source.folder / name).is_file() for name in (REFERENCE, MODEL)):
             return
         with quiet(), whole_files(source.folder, REFERENCE, MODEL) as made:
@@ -82,6 +88,10 @@ class OnnxRuntime:
 
     def prepare(self, source: Source, setting: Setting, example: Tensor) -> Callable[[], object]:
         """See ``Runtime.prepare``. Runs the reference images once, and so gives the logits of the original or none."""
+        if setting.precision == "int8":
+            if setting.device != "cpu":
+                raise ProfileError(f"{self.name} has no int8 kernels on {setting.device}; time int8 on the cpu")
+            source = int8_source(source)
         if setting.device == "cuda":
             run, image, logits = self._on_cuda(source, setting, tuple(example.shape))
 
@@ -166,6 +176,36 @@ class OnnxRuntime:
             return logits
 
         return run, image, logits
+
+
+def take_int8(source: Source) -> None:
+    """Copy an int8 file into a folder of its own, beside what ONNX Runtime says of the reference images by it.
+
+    Args:
+        source: as ``int8_source`` gives it.
+    Raises: ProfileError, if the file cannot be run.
+    """
+    if source.artefact is None or all((source.folder / name).is_file() for name in (REFERENCE, MODEL)):
+        return
+    with quiet(), whole_files(source.folder, REFERENCE, MODEL) as made:
+        shutil.copyfile(source.artefact, made / MODEL)
+        try:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4  # fatal: errors are raised as well
+            session = onnxruntime.InferenceSession(str(made / MODEL), options, providers=[_CPU])
+
+            def network(images: Tensor) -> Tensor:
+                return torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
+
+            write_reference(network, source.image_size, made)
+        except ProfileError:
+            raise
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise ProfileError(
+                f"the int8 file '{source.artefact.name}' cannot be run ({complaint(error)}); quantise the run again"
+            ) from error
 
 
 _REINSTALL = "pip uninstall onnxruntime && pip install onnxruntime-gpu"  # both would write into one folder

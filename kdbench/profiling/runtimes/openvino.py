@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,17 +17,21 @@ from kdbench.profiling.conversion import (
     check_parity,
     complaint,
     installed,
+    int8_source,
     quiet,
     reference_images,
     whole_files,
+    without_telemetry,
     write_reference,
 )
 from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
+from kdbench.profiling.runtimes.onnxruntime import MODEL as ONNX
+from kdbench.profiling.runtimes.onnxruntime import take_int8
 from kdbench.types import Device, RunPrecision
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
-_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: of all between the integer operators
 # lines of its messages that name places in its own code, before what is wrong
 _PLACES = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully converted")
 _NO_RULE = re.compile(r"No conversion rule found for operations: .*")
@@ -39,7 +41,7 @@ class OpenVino:
     """One stream and the hint for low latency, for a fixed batch size."""
 
     name = "openvino"
-    precisions: tuple[RunPrecision, ...] = ("fp32", "bf16")
+    precisions: tuple[RunPrecision, ...] = ("fp32", "bf16", "int8")
     devices: tuple[Device, ...] = ("cpu",)
 
     def available(self, device: Device = "cpu") -> Availability:
@@ -51,7 +53,16 @@ class OpenVino:
         return f"openvino {_openvino().__version__.partition('-')[0]}"
 
     def convert(self, source: Source, precision: RunPrecision) -> None:
-        """See ``Runtime.convert``. Writes ``MODEL`` and ``WEIGHTS``, in fp32 for any batch size and both precisions."""
+        """See ``Runtime.convert``. Writes ``MODEL`` and ``WEIGHTS``, in fp32 for any batch size and both precisions.
+
+        In int8 it reads the source's own file, and has to answer as ONNX Runtime does, by which that file was tested.
+        """
+        if precision == "int8":
+            found = installed("export", "onnxruntime")
+            if not found:
+                raise ProfileError(f"int8 is checked against ONNX Runtime: {found.reason}")
+            take_int8(int8_source(source))
+            return
         if all((source.folder / name).is_file() for name in (REFERENCE, WEIGHTS, MODEL)):
             return
         openvino = _openvino()
@@ -72,6 +83,9 @@ class OpenVino:
         """See ``Runtime.prepare``. Runs the reference images once, and so gives the logits of the original or none."""
         openvino = _openvino()
         core = openvino.Core()
+        int8 = setting.precision == "int8"
+        if int8:
+            source = int8_source(source)
         hints = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -81,7 +95,7 @@ class OpenVino:
         }
         try:
             with quiet():
-                model = core.read_model(source.folder / MODEL)
+                model = core.read_model(source.folder / (ONNX if int8 else MODEL))
                 model.reshape(list(example.shape))
                 compiled = core.compile_model(model, "CPU", hints)
         except Exception as error:
@@ -107,24 +121,9 @@ class OpenVino:
 
 
 def _openvino() -> Any:
-    with _no_telemetry():
+    with without_telemetry():
         import openvino
     return openvino
-
-
-@contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """OpenVINO tells its makers of every import and conversion unless a file in the user's home forbids it; it does
-    without where the package that sends is not found while it is imported."""
-    name = "openvino_telemetry"
-    hide = name not in sys.modules
-    if hide:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hide:
-            del sys.modules[name]
 
 
 def _complaint(error: Exception) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdbench.profiling.runtime import RUNTIMES, Availability, Setting, Source
 from kdbench.profiling.runtimes.onnxruntime import OnnxRuntime
-from kdbench.types import Device
+from kdbench.types import Device, RunPrecision
 
 _PROVIDER = "TensorrtExecutionProvider"
 
@@ -21,6 +21,7 @@ class TensorRt(OnnxRuntime):
     """In fp32. Its options for other types only allow them, so a figure could not be said to be of bf16."""
 
     name = "tensorrt"
+    precisions: tuple[RunPrecision, ...] = ("fp32",)
     devices: tuple[Device, ...] = ("cuda",)
 
     def available(self, device: Device = "cuda") -> Availability:
