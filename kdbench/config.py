@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 import yaml
 from pydantic import (
@@ -32,6 +32,8 @@ from kdbench.types import (
     MethodSpec,
     ModelChoice,
     ProfileSpec,
+    PruneSpec,
+    QuantiseSpec,
     Scalar,
     SourceDeclaration,
     TeachingSpec,
@@ -56,6 +58,7 @@ class Names(Protocol):
         ...
 
     def corruption(self, name: str) -> None: ...
+    def importance(self, name: str) -> None: ...
 
 
 def _known(value: Any, info: ValidationInfo) -> Any:
@@ -73,6 +76,8 @@ def _known(value: Any, info: ValidationInfo) -> Any:
             names.dataset(value)
         elif isinstance(value, MethodSpec):
             return value.model_copy(update={"options": names.method(value)})
+        elif isinstance(value, PruneSpec):
+            names.importance(value.importance)
         elif isinstance(value, str):
             names.corruption(value)
     except ConfigError as problem:
@@ -90,6 +95,7 @@ KnownModel = Annotated[ModelChoice, AfterValidator(_known)]
 KnownDataset = Annotated[DatasetSpec, AfterValidator(_known)]
 KnownMethod = Annotated[MethodSpec, AfterValidator(_known)]
 KnownCorruption = Annotated[str, AfterValidator(_known)]
+KnownPruning = Annotated[PruneSpec, AfterValidator(_known)]
 
 if TYPE_CHECKING:
     _Overrides = Frozen
@@ -106,6 +112,11 @@ else:
     )
 
 
+def changed_training(default: TrainSpec, changes: _Overrides) -> TrainSpec:
+    """A training with what an entry changes of it."""
+    return default.model_copy(update=changes.model_dump(exclude_unset=True))
+
+
 class _Entry(Frozen):
     model: KnownModel
     train: _Overrides = _Overrides()
@@ -117,7 +128,7 @@ class _Entry(Frozen):
 
     def train_spec(self, default: TrainSpec) -> TrainSpec:
         """The suite's training with this entry's changes."""
-        return default.model_copy(update=self.train.model_dump(exclude_unset=True))
+        return changed_training(default, self.train)
 
 
 class TeacherEntry(_Entry):
@@ -128,6 +139,41 @@ class TeacherEntry(_Entry):
 
 class StudentEntry(_Entry):
     """A student of a suite; trained with every method, teacher and seed, and without a teacher."""
+
+
+class CompressEntry(Frozen):
+    """What becomes of trained students: pruned and fine-tuned, step by step, then quantised; each step is a run."""
+
+    of: str = Field(default="", description='a part, or a pattern, of the titles of students; "": all of them')
+    prune: tuple[KnownPruning, ...] = Field(default=(), description="one after the other, each fine-tuned")
+    distil: KnownMethod = Field(default=MethodSpec(name="kd"), description="the method of the fine-tuning")
+    teacher: Literal["unpruned", "teacher"] = Field(
+        default="unpruned",
+        description="who teaches the fine-tuning: the network as it was before, or what taught that one; a network "
+        "that had no teacher is taught by itself",
+    )
+    train: _Overrides = Field(default=_Overrides(), description="of the fine-tuning")
+    quantise: QuantiseSpec | None = None
+
+    @field_validator("prune", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, dict) else value
+
+    @field_validator("quantise", mode="before")
+    @classmethod
+    def _int8(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value != "int8":
+                raise ValueError(f"int8 is the only format, not {value!r}; or give a mapping, as {{kind: dynamic}}")
+            return {}
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> CompressEntry:
+        if not self.prune and self.quantise is None:
+            raise ValueError("nothing is compressed; give prune, quantise or both")
+        return self
 
 
 class EvaluateEntry(EvaluateSpec):
@@ -176,6 +222,7 @@ class Suite(_Sources):
     teaching: TeachingSpec = TeachingSpec()
     profile: ProfileSpec = ProfileSpec()
     evaluate: EvaluateEntry = EvaluateEntry()
+    compress: tuple[CompressEntry, ...] = ()
 
     @field_validator("datasets", "students", "methods", mode="before")
     @classmethod

@@ -46,6 +46,7 @@ from kdbench.types import (
     Latency,
     ProfileRecord,
     RunRecord,
+    RunSpec,
     content_id,
     identity,
 )
@@ -124,11 +125,23 @@ class Store:
         return self.root / "weights" / f"{run_id}.safetensors"
 
     def artefact_path(self, run_id: str) -> Path:
-        """Of a quantised run: its int8 file."""
+        """The file of a quantised run."""
         return self.root / "weights" / f"{run_id}.onnx"
+
+    def network_path(self, spec: RunSpec) -> Path:
+        """What a run leaves of its network: weights, or a file that a runtime runs."""
+        return self.weights_path(spec.run_id) if spec.quantise is None else self.artefact_path(spec.run_id)
+
+    def network_paths(self, run_id: str) -> tuple[Path, Path]:
+        """Where that may be, of a run of which only the id is known."""
+        return self.weights_path(run_id), self.artefact_path(run_id)
 
     def checkpoint_path(self, run_id: str) -> Path:
         return self.root / "checkpoints" / f"{run_id}.pt"
+
+    def start_path(self, run_id: str) -> Path:
+        """The pruned network that a fine-tuning starts with; only while it goes on."""
+        return self.root / "checkpoints" / f"{run_id}.safetensors"
 
     def items_path(self, key: str) -> Path:
         return self.root / "items" / f"{key}.csv"

@@ -315,6 +315,11 @@ class RunSpec(Frozen):
         return (*self.parent.lineage, self) if self.parent is not None else (self,)
 
     @property
+    def needed(self) -> tuple[RunSpec, ...]:
+        """The runs whose networks it takes: its teachers, and its parent."""
+        return (*self.teachers, *([self.parent] if self.parent is not None else []))
+
+    @property
     def stage(self) -> str:
         """What was done to its parent's network, as tables call it; "" for a run without one."""
         if self.prune is not None:
@@ -596,6 +601,25 @@ class Failure(Frozen):
     message: str
 
 
+class Compression(Frozen):
+    """What a stage of compression did to the network of its parent."""
+
+    parent_weights: str = Field(description="SHA-256 of the parent's weights")
+    seconds: float = Field(default=0.0, ge=0, description="of the pruning or quantising itself, without fine-tuning")
+    reached: dict[str, float] = Field(
+        default_factory=dict, description="what is left of the parent's macs, params, bytes and, if asked for, latency"
+    )
+    untuned_accuracy: float | None = Field(
+        default=None, description="on the validation images, right after pruning and before the fine-tuning"
+    )
+    versions: dict[str, str] = Field(default_factory=dict, description="of the libraries that quantised it")
+    operators: dict[str, int] = Field(
+        default_factory=dict, description="operators with multiply-adds that compute in int8, by kind"
+    )
+    left: dict[str, int] = Field(default_factory=dict, description="of such operators, those that stay in fp32")
+    notes: tuple[str, ...] = ()
+
+
 class RunRecord(Frozen):
     """One run, one JSON file; every table is made from these alone."""
 
@@ -619,6 +643,7 @@ class RunRecord(Frozen):
     val_metrics: Metrics | None = None
     test_metrics: Metrics | None = None
     profile: Profile | None = None
+    compression: Compression | None = Field(default=None, description="of a run with a parent")
     environment: Environment
     data: DataCard | None = None
     failure: Failure | None = None

@@ -13,6 +13,7 @@ from rich.console import Console
 from kdbench._version import __version__
 from kdbench.cli.cache import cache_app
 from kdbench.cli.compare import compare
+from kdbench.cli.compress import compress
 from kdbench.cli.data import data_app
 from kdbench.cli.evaluate import evaluate
 from kdbench.cli.export import export
@@ -37,6 +38,7 @@ app.command()(run)
 app.command()(evaluate)
 app.command()(report)
 app.command()(compare)
+app.command()(compress)
 app.command()(profile)
 app.command()(pick)
 app.command()(export)

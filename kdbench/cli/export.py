@@ -60,7 +60,7 @@ def export(
     typer.echo(f"{done.folder}: {about.title} ({about.run_id}), {', '.join(names)}; {size / 1e6:.1f} MB")
     if parity := about.parity:
         typer.echo(
-            f"model.onnx against torch on {parity.images} {parity.of}: probabilities differ by "
+            f"model.onnx against {about.compared_with} on {parity.images} {parity.of}: probabilities differ by "
             f"{parity.max_abs_difference:.1e} at most, {parity.top1_agreement:.1%} of the answers agree"
         )
     for note in about.notes:

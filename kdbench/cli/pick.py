@@ -116,7 +116,7 @@ def _export(choice: Choice, results: Path, out: Path, data_root: Path | None) ->
     from kdbench.suite.export import export_run
 
     run_id = choice.run_id or ""
-    holding = [store for store in find_stores(results) if store.weights_path(run_id).exists()]
+    holding = [store for store in find_stores(results) if any(path.exists() for path in store.network_paths(run_id))]
     if not holding:
         raise RecordError(
             f"run {run_id} was chosen, but its weights are not below {results}: they are not shared with records; run "

@@ -140,6 +140,16 @@ class ExportRecord(Frozen):
     spec: RunSpec = Field(description="of the run, whole; its hash is the run_id")
     kdbench: str = Field(description="the version that wrote it")
 
+    @property
+    def quantised(self) -> bool:
+        """Whether the ONNX file computes in int8, and is what the run left; there are no other weights then."""
+        return self.spec.quantise is not None
+
+    @property
+    def compared_with(self) -> str:
+        """What the ONNX file was held against."""
+        return "itself before it was quantised" if self.quantised else "torch"
+
 
 @dataclass(frozen=True)
 class Artefact:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -53,9 +53,10 @@ def fold(network: nn.Module, image_size: int) -> nn.Module:
     with torch.no_grad():
         for name, module in modules.items():
             after = followers.get(name, "")
-            if isinstance(module, nn.Conv2d) and isinstance(modules.get(after), _BatchNorm):
-                _fold_into(module, modules[after])
-                _replace(folded, after, _without_statistics(modules[after]))
+            norm = modules.get(after)
+            if isinstance(module, nn.Conv2d) and isinstance(norm, _BatchNorm):
+                _fold_into(module, norm)
+                _replace(folded, after, _without_statistics(norm))
         images = reference_images(image_size)
         expected, found = whole(images), folded(images)
     return folded if (found - expected).abs().max() <= SAME * expected.abs().max() else whole
@@ -159,9 +160,9 @@ class _Range(nn.Module):
 class _Rounded(nn.Module):
     """A convolution or linear layer with rounded weights and input, and perhaps output."""
 
-    def __init__(self, inner: nn.Module, output: bool, per_channel: bool) -> None:
+    def __init__(self, inner: nn.Conv2d | nn.Linear, output: bool, per_channel: bool) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner: nn.Conv2d | nn.Linear = inner
         self.input = _Range()
         self.output = _Range() if output else nn.Identity()
         self.per_channel = per_channel
@@ -169,14 +170,8 @@ class _Rounded(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         if self.input.watching:
             return self.output(self.inner(self.input(values)))
-        weights = {"weight": _rounded_weights(self._weight, self.per_channel)}
+        weights = {"weight": _rounded_weights(self.inner.weight, self.per_channel)}
         return self.output(functional_call(self.inner, weights, (self.input(values),)))
-
-    @property
-    def _weight(self) -> Tensor:
-        weight = self.inner.weight
-        assert isinstance(weight, Tensor)
-        return weight
 
 
 class _RoundedAfter(nn.Module):
@@ -205,7 +200,7 @@ def _straight_through(values: Tensor, rounded: Tensor) -> Tensor:
     return values + (rounded - values).detach()
 
 
-def _is_rounded(module: nn.Module) -> bool:
+def _is_rounded(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
     if isinstance(module, nn.Conv2d):
         return not (module.groups > 1 and module.weight.shape[1] == 1)
     return isinstance(module, nn.Linear)
@@ -266,10 +261,9 @@ def _workers(network: nn.Module) -> Iterator[str]:
             yield name
 
 
-def _fold_into(convolution: nn.Conv2d, norm: nn.Module) -> None:
-    assert isinstance(norm, _BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+def _fold_into(convolution: nn.Conv2d, norm: _BatchNorm) -> None:
+    if norm.running_mean is None or norm.running_var is None:
+        raise CompressError("a BatchNorm keeps no statistics, and takes them of each batch; it cannot be folded")
     factor = torch.rsqrt(norm.running_var.double() + norm.eps)
     shift = -norm.running_mean.double() * factor
     if norm.affine:

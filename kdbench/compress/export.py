@@ -42,7 +42,7 @@ PARITY_TOLERANCE = 1e-3
 
 
 def write_export(
-    network: nn.Module,
+    network: nn.Module | None,
     weights: Path,
     about: ExportRecord,
     labels: tuple[str, ...],
@@ -58,8 +58,8 @@ def write_export(
     """Write the folder, whole or not at all.
 
     Args:
-        network: in evaluation mode, fp32, on the CPU.
-        weights: its safetensors file.
+        network: in evaluation mode, fp32, on the CPU; of a quantised run what it was before, or None.
+        weights: its safetensors file; of a quantised run its ONNX file, which is the network then.
         about: all that is known of it before; files, parity, opset and notes are filled in.
         folder: absolute; new or empty.
         may_lack_onnx: whether a network that ONNX cannot express is written without, and that is noted.
@@ -77,15 +77,17 @@ def write_export(
         step(0)
         if "onnx" in formats:
             try:
-                _write_onnx(network, made / ONNX, about, labels, preprocessing)
+                _put_onnx(network, weights, made / ONNX, about, labels, preprocessing)
             except ProfileError as problem:
                 if not may_lack_onnx:
                     raise ExportError(f"{about.title}: {problem}; take --format safetensors") from problem
                 about = about.model_copy(update={"notes": (*about.notes, f"{ONNX} is left out: {problem}")})
             else:
                 step(1)
-                parity = _compare(network, made / ONNX, about, labels, preprocessing, images, images_of)
-                about = about.model_copy(update={"parity": parity, "opset": OPSET})
+                about = about.model_copy(update={"opset": OPSET})
+                if network is not None:
+                    parity = _compare(network, made / ONNX, about, labels, preprocessing, images, images_of)
+                    about = about.model_copy(update={"parity": parity})
         if "safetensors" in formats:
             shutil.copyfile(weights, made / WEIGHTS)
         step(steps - 1)
@@ -99,6 +101,21 @@ def write_export(
         (made / ABOUT).write_bytes(as_json(about.model_dump(mode="json")))
         step(steps)
     return read_export(folder)
+
+
+def _put_onnx(
+    network: nn.Module | None,
+    weights: Path,
+    path: Path,
+    about: ExportRecord,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+) -> None:
+    """Export the network, or copy the file that a quantised run has left. Raises: ProfileError."""
+    if about.quantised or network is None:
+        shutil.copyfile(weights, path)
+    else:
+        _write_onnx(network, path, about, labels, preprocessing)
 
 
 def _write_onnx(
@@ -143,10 +160,11 @@ def _compare(
     )
     difference = float(np.abs(after - before).max())
     agreement = float((after.argmax(1) == before.argmax(1)).mean())
-    if not difference <= PARITY_TOLERANCE:
+    tolerance = 1.0 if about.quantised else PARITY_TOLERANCE  # rounding is meant: the accuracy is the file's own
+    if not difference <= tolerance:
         raise ExportError(
             f"{about.title}: {ONNX} is not the same network: over {len(images)} {images_of} its probabilities are up "
-            f"to {difference:.2g} off torch's, {PARITY_TOLERANCE:g} is allowed, and {agreement:.1%} of the answers "
+            f"to {difference:.2g} off torch's, {tolerance:g} is allowed, and {agreement:.1%} of the answers "
             "agree; nothing was written: take --format safetensors"
         )
     return Parity(
@@ -154,5 +172,5 @@ def _compare(
         of=images_of,
         max_abs_difference=difference,
         top1_agreement=agreement,
-        tolerance=PARITY_TOLERANCE,
+        tolerance=tolerance,
     )

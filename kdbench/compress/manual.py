@@ -77,14 +77,16 @@ def manual(about: ExportRecord, labels: tuple[str, ...], preprocessing: Preproce
         "",
         *(f"{number}. {step}" for number, step in enumerate(preprocessing.steps, start=1)),
         "",
-        f"- Weights: `{WEIGHTS}`; run {about.run_id}, kdbench {about.kdbench}.",
+        f"- {'Network, in int8' if about.quantised else 'Weights'}: `{ONNX if about.quantised else WEIGHTS}`; run "
+        f"{about.run_id}, kdbench {about.kdbench}.",
         f"- Architecture: {about.citation}; licence {about.licence}.",
         *(
             f"- Images: {source}, licence {licence}; {about.data_citations.get(source, '')}".rstrip("; ")
             for source, licence in about.data_licences.items()
         ),
-        *([f"- {ONNX} against torch: probabilities differ by {about.parity.max_abs_difference:.1g} at most, "
-           f"{about.parity.top1_agreement:.1%} of the answers agree ({about.parity.images} {about.parity.of})."]
+        *([f"- {ONNX} against {about.compared_with}: probabilities differ by "
+           f"{about.parity.max_abs_difference:.1g} at most, {about.parity.top1_agreement:.1%} of the answers agree "
+           f"({about.parity.images} {about.parity.of})."]
           if about.parity else []),
         *(f"- Note: {note}." for note in about.notes),
         "- SHA-256 of every file, and the whole recipe: `export.json`.",

@@ -54,7 +54,7 @@ def label(row: Row) -> str:
     """Model, teacher and method in one."""
     if row.role == "teacher":
         return f"{row.model}, a teacher ({row.method})"
-    if row.role == "baseline":
+    if row.alone:
         return f"{row.model} trained alone ({row.method})"
     return f"{row.model} {f'taught by {row.teacher} ' if row.teacher else ''}with {row.method}"
 

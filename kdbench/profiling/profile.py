@@ -16,7 +16,7 @@ from kdbench.profiling.crosscheck import cross_check
 from kdbench.profiling.latency import MIN_SAMPLES, Samples, WarmUp, sample, summarise, warm_up
 from kdbench.profiling.macs import count_macs
 from kdbench.profiling.params import count_denormals, count_params, count_trainable, weight_bytes
-from kdbench.profiling.runtime import Setting, Source, prepare, usable
+from kdbench.profiling.runtime import Setting, Source, convert, prepare, usable
 from kdbench.profiling.timers import preemptions, timer_for
 from kdbench.types import Latency, Memory, Profile, ProfileSpec
 
@@ -80,7 +80,7 @@ def profile_model(
         by_operator=counted.by_operator,
         layers=counted.layers if layers else (),
         cross_check=cross_check(model, image_size, counted) if check else None,
-        latencies=() if counts_only else tuple(_latency(model, image_size, each, spec.samples) for each in settings),
+        latencies=() if counts_only else tuple(time_model(model, image_size, each, spec.samples) for each in settings),
     )
 
 
@@ -146,12 +146,17 @@ def to_latency(
     )
 
 
-def _latency(model: nn.Module, image_size: int, setting: Setting, samples: int) -> Latency:
+def time_model(model: nn.Module, image_size: int, setting: Setting, samples: int) -> Latency:
+    """The latency of a network in this process, beside whatever else it does: for a first look and for a search.
+
+    Raises: ProfileError, RuntimeUnavailable.
+    """
     runtime, timer = usable(setting), timer_for(setting.device)
     example = noise_images(setting.batch_size, image_size)
     # around prepare as well: a runtime may choose its kernels there
     with tempfile.TemporaryDirectory() as folder, threads(setting.threads):
         source = Source(lambda: copy.deepcopy(model).to("cpu", torch.float32).eval(), image_size, Path(folder))
+        convert(runtime, source, setting.precision)
         started = time.perf_counter()
         run = prepare(runtime, source, setting, example)
         prepared = 1e3 * (time.perf_counter() - started)

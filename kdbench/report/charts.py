@@ -6,12 +6,13 @@ Ito's, and nothing is told by colour alone: markers, line styles and hollow mark
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdbench.report.column import scaled
 from kdbench.report.drawing import COLOURS, FAINT, INK, MARKERS, clean
 
 if TYPE_CHECKING:
@@ -81,6 +82,112 @@ class Trainings:
 
     name: str
     spreads: tuple[Spread, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A network on its way from trained to shipped; `parent` is the place of what it was before, None at the begin.
+
+    `kind` is trained, pruned or int8; the accuracy is a fraction, with its 95 % interval where that is known.
+    """
+
+    kind: str
+    parent: int | None
+    bytes: float | None
+    latency_ms: float | None
+    accuracy: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A trained network, and what became of it."""
+
+    name: str
+    stops: tuple[Stop, ...]
+
+
+_STOP_MARKERS = {"trained": "o", "pruned": "s", "int8": "^"}
+
+
+def draw_descents(title: str, found: Sequence[Descent], way: str) -> Figure:
+    """Accuracy against bytes and, where it was measured, latency: an arrow for each step of a compression.
+
+    Args: way: what the latencies were measured with; "" where there are none.
+    """
+    costs = [("bytes of the network", lambda stop: stop.bytes)]
+    costs += [(f"latency of one image in {way} (ms)", lambda stop: stop.latency_ms)] if way else []
+    kinds = [kind for kind in _STOP_MARKERS if any(stop.kind == kind for one in found for stop in one.stops)]
+    head, foot, height = _head([one.name for one in found] + kinds), 0.95, 5.6
+    figure = _figure(height)
+    room = (_WIDTH - _LEFT - 0.3) / len(costs)
+    shared = None
+    for number, (label, cost) in enumerate(costs):
+        x = _LEFT + number * room
+        box = (x / _WIDTH, foot / height, (room - 0.3) / _WIDTH, (height - head - foot) / height)
+        axes = figure.add_axes(box, sharey=shared) if shared is not None else figure.add_axes(box)
+        for place, one in enumerate(found):
+            _descend(axes, one, COLOURS[place % len(COLOURS)], cost)
+        axes.set_xscale("log")
+        _round_log_ticks(axes)
+        axes.set_xlabel(label)
+        _plain(axes, "both")
+        if shared is None:
+            axes.set_ylabel("test accuracy (%)")
+            _percent_ticks(axes, "y")
+            shared = axes
+        else:
+            axes.tick_params(labelleft=False)
+    _title(figure, "What compression cost and brought", title, height)
+    _descent_key(figure, found, kinds, height)
+    bars = (
+        " Bars: the 95 % interval of the accuracy." if any(stop.interval for one in found for stop in one.stops) else ""
+    )
+    _note(figure, f"An arrow is one step, its fine-tuning included; further left is cheaper.{bars}", height)
+    return figure
+
+
+def _descend(axes: Axes, one: Descent, colour: str, cost: Callable[[Stop], float | None]) -> None:
+    for stop in one.stops:
+        x = cost(stop)
+        if x is None:
+            continue
+        if stop.interval is not None:
+            axes.plot([x, x], stop.interval, color=colour, linewidth=1.0, alpha=0.6, zorder=2)
+        axes.plot([x], [stop.accuracy], marker=_STOP_MARKERS[stop.kind], color=colour, markersize=7,
+                  markeredgecolor="white", markeredgewidth=0.8, zorder=4, linestyle="none")  # fmt: skip
+        before = cost(one.stops[stop.parent]) if stop.parent is not None else None
+        if before is not None and stop.parent is not None:
+            start = (before, one.stops[stop.parent].accuracy)
+            axes.annotate("", (x, stop.accuracy), start, zorder=3,
+                          arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.2, "shrinkA": 5,
+                                      "shrinkB": 5, "alpha": 0.8})  # fmt: skip
+
+
+def _round_log_ticks(axes: Axes) -> None:
+    """1, 2 and 5 of each power of ten, as numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value) if value >= 1000 else f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _descent_key(figure: Figure, found: Sequence[Descent], kinds: Sequence[str], height: float) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color=COLOURS[place % len(COLOURS)], linewidth=2.5, label=clean(one.name))
+        for place, one in enumerate(found)
+    ]
+    marks = [
+        Line2D([], [], color=INK, marker=_STOP_MARKERS[kind], linestyle="none", markersize=6, label=kind)
+        for kind in kinds
+    ]
+    labels = [str(handle.get_label()) for handle in lines + marks]
+    figure.legend(handles=lines + marks, loc="upper left", bbox_to_anchor=(0.3 / _WIDTH, 1 - 0.68 / height),
+                  frameon=False, ncols=_columns(labels), fontsize=8.5, borderpad=0, borderaxespad=0,
+                  columnspacing=1.4)  # fmt: skip
 
 
 def draw_gains(title: str, gains: Sequence[Gain]) -> Figure:

@@ -21,6 +21,7 @@ from kdbench.report.column import (
     points_text,
     scaled,
 )
+from kdbench.report.lineage import what_compression_cost
 from kdbench.report.outcomes import Outcomes
 from kdbench.report.protocols import across_protocols
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles, failure_text, newest
@@ -94,6 +95,7 @@ def _section(
         _caution(rows, columns, all_columns),
         *_by_size(rows),
         *_bought(rows),
+        *what_compression_cost(rows),
         *_further_tables(rows, columns),
         *_data(rows),
         _training(rows),
@@ -174,7 +176,7 @@ def _in_short(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def _portrait(row: Row, columns: Sequence[Column]) -> str:
-    if row.role == "baseline":
+    if row.alone:
         how = f"trained alone ({escape(row.method)})"
     else:
         how = f"{f'taught by {escape(row.teacher)} ' if row.teacher else ''}with {escape(row.method)}"

@@ -15,18 +15,22 @@ from kdbench.errors import RecordError
 from kdbench.report.charts import (
     Confusion,
     Curves,
+    Descent,
     Gain,
     Reliability,
     Spread,
+    Stop,
     Trainings,
     draw_confusions,
     draw_curves,
+    draw_descents,
     draw_gains,
     draw_reliability,
     draw_spreads,
 )
 from kdbench.report.column import named_apart
 from kdbench.report.drawing import Panel, own_style
+from kdbench.report.lineage import Way, lineages, ways_of
 from kdbench.report.outcomes import Answers, Outcomes
 from kdbench.report.plots import panels, plot_costs, row_names, save
 from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles
@@ -41,6 +45,9 @@ MOST_NETWORKS = 4
 
 MOST_GAINS = 120
 """Bars in one picture; of more, the largest and the smallest are drawn."""
+
+MOST_DESCENTS = 6
+"""Trained networks in one picture of compression."""
 
 MOST_PAIRS = 2
 """Students in one picture of probabilities."""
@@ -118,6 +125,9 @@ def _pictures(
         yield "reliability", lambda: draw_reliability(title, reliable, LEAST_IMAGES)
     if curves := [curve for row in chosen if (curve := _curves(names[row.cell_id], row)).seeds]:
         yield "training", lambda: draw_curves(title, curves)
+    if descents := descents_of(rows):
+        way = _best_way(rows)
+        yield "compression", lambda: draw_descents(title, descents, way.title if way else "")
     if pairs := [_trainings(*pair) for pair in by_both_kinds(rows, kinds)]:
         yield "probabilities", lambda: draw_spreads(title, pairs, _across(len(pairs[0].spreads[0].of_truth)))
 
@@ -159,6 +169,39 @@ def telling(rows: Sequence[Row]) -> list[Row]:
     found += [row for row in rows if row.n_ok and taught_by & {record.run_id for record in row.records}]
     found += [row for row in ranked if row.model != best.model][:1]
     return list({row.cell_id: row for row in found}.values())[:MOST_NETWORKS]
+
+
+def descents_of(rows: Sequence[Row]) -> list[Descent]:
+    """Of every trained network that was compressed what became of it; of many, the most accurate ones."""
+    way = _best_way(rows)
+    found = []
+    for steps in lineages(rows)[:MOST_DESCENTS]:
+        places = {step.row.cell_id: place for place, step in enumerate(steps)}
+        stops = []
+        for step in steps:
+            row, parent = step.row, step.row.spec.parent
+            timed = way.of(row) if way is not None else None
+            kind = "int8" if row.spec.quantise is not None else "pruned" if row.spec.prune is not None else "trained"
+            stops.append(
+                Stop(
+                    kind,
+                    places.get(parent.cell_id) if parent is not None else None,
+                    row.weight_bytes,
+                    timed.median_ms if timed is not None else None,
+                    row.accuracy or 0.0,
+                    row.interval,
+                )
+            )
+        first = steps[0].row
+        found.append(Descent(f"{first.model}, {first.method}", tuple(stops)))
+    return found
+
+
+def _best_way(rows: Sequence[Row]) -> Way | None:
+    """The way to run that most of the compressed networks were timed in."""
+    compressed = [row for row in rows if row.role == "compressed"]
+    ways = [(sum(way.of(row) is not None for row in compressed), way) for way in ways_of(rows)]
+    return max(ways, key=lambda found: found[0], default=(0, None))[1]
 
 
 def by_both_kinds(rows: Sequence[Row], kinds: Mapping[str, ModelKind]) -> list[tuple[Row, Row, Row]]:

@@ -37,7 +37,7 @@ from kdbench.types import (
     Scalar,
 )
 
-RowRole = Literal["teacher", "baseline", "student"]
+RowRole = Literal["teacher", "baseline", "student", "compressed"]
 BASELINE_METHOD = "ce"
 
 USUAL_PROTOCOL = "usual"
@@ -51,9 +51,13 @@ class Row:
     Attributes:
         records: of this cell, by seed; finished, failed and diverged.
         baseline: of the same model trained alone on the same data in the same way; empty for teachers and baselines.
-        teachers: the records of the networks it learned from; only those that are there.
+        teachers: the records of the networks it learned from; only those that are there. Of a compressed network
+            those that the trained one learned from.
+        parents: of a compressed network, the records of what it was one stage before, and `origins` of the trained one
+            that its compression began with; only those that are there.
         model, recipe, teacher_names: what tables call them, distinguishable within the data set. `recipe` leaves
-            the ground truth out, `method` names it.
+            the ground truth out, `method` names it. A compressed network's model names its stages, and the others say
+            how the trained one was trained.
         rank: 1 is the best mean accuracy among the small models of the data set; None for teachers and for
             rows without a result.
         profiles: measured apart from the runs: of its trained models, or of untrained ones that cost the same.
@@ -64,6 +68,8 @@ class Row:
     records: tuple[RunRecord, ...]
     baseline: tuple[RunRecord, ...] = ()
     teachers: tuple[RunRecord, ...] = ()
+    parents: tuple[RunRecord, ...] = ()
+    origins: tuple[RunRecord, ...] = ()
     model: str = ""
     recipe: str = ""
     teacher_names: tuple[str, ...] = ()
@@ -87,13 +93,30 @@ class Row:
 
     @property
     def role(self) -> RowRole:
-        """teacher, baseline (a small model trained alone) or student (a distilled one)."""
+        """teacher, baseline (a small model trained alone), student (a distilled one), or compressed (a stage of the
+        compression of one of these).
+        """
         return _role(self.spec)
+
+    @property
+    def origin(self) -> RunSpec:
+        """Of the training: the run itself, or the one that its compression began with."""
+        return self.spec.lineage[0]
+
+    @property
+    def alone(self) -> bool:
+        """Whether it was trained without a teacher, whatever became of it."""
+        return _role(self.origin) == "baseline"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What was done to the trained network, in order."""
+        return tuple(spec.stage for spec in self.spec.lineage[1:])
 
     @property
     def method(self) -> str:
         """The recipe, with the ground truth named where it is off."""
-        return self.recipe if self.spec.method.ground_truth else f"{self.recipe} (no ground truth)"
+        return self.recipe if self.origin.method.ground_truth else f"{self.recipe} (no ground truth)"
 
     @property
     def teacher(self) -> str:
@@ -248,16 +271,30 @@ class Row:
         """The gain with its 95 % interval and p-value, of the answers on the same images at the seeds that both have;
         None unless all of these answers are there.
         """
-        if self.outcomes is None or not self.gains or not self.answers:
+        return self._against(self.baseline) if self.gains else None
+
+    @cached_property
+    def stage_test(self) -> Paired | None:
+        """The same of a compressed network against what it was one stage before; None for others."""
+        return self._against(self.parents)
+
+    @cached_property
+    def lineage_test(self) -> Paired | None:
+        """The same of a compressed network against the trained one that its compression began with."""
+        return self._against(self.origins)
+
+    def _against(self, others: Sequence[RunRecord]) -> Paired | None:
+        shared = [seed for seed in self.accuracies if seed in _by_seed(others)]
+        if self.outcomes is None or not shared or not self.answers:
             return None
-        alone = {record.spec.seed: self.outcomes.answers(record) for record in self.baseline}
-        pairs = [(self.answers[seed], alone[seed]) for seed in self.gains]
+        theirs = {record.spec.seed: self.outcomes.answers(record) for record in others if record.spec.seed in shared}
+        pairs = [(self.answers[seed], theirs[seed]) for seed in shared]
         images = pairs[0][0].images
         if any(other is None or other.images.ids != images.ids for _, other in pairs):
             return None
-        ours = np.stack([one.right for one, _ in pairs])
-        theirs = np.stack([other.right for _, other in pairs if other is not None])
-        return paired(Grouped.of(ours, images.groups), Grouped.of(theirs, images.groups))
+        right = np.stack([one.right for one, _ in pairs])
+        other_right = np.stack([other.right for _, other in pairs if other is not None])
+        return paired(Grouped.of(right, images.groups), Grouped.of(other_right, images.groups))
 
     @property
     def gain_p(self) -> float | None:
@@ -284,7 +321,7 @@ class Row:
         """Mean test accuracy of its teachers, a fraction; None unless every one of them is there."""
         found = {record.run_id: _accuracy(record) for record in self.teachers}
         known = [value for value in found.values() if value is not None]
-        return _mean(known) if len(known) == len(found) and len(self.teachers) == len(self.spec.teachers) else None
+        return _mean(known) if len(known) == len(found) and len(self.teachers) == len(self.origin.teachers) else None
 
     @cached_property
     def profile(self) -> Profile | None:
@@ -389,8 +426,17 @@ def build_rows(
     for cell in cells.values():
         spec = cell[0].spec
         alone = baselines.get(_trained_alike(spec), []) if _role(spec) == "student" else []
-        taught_by = [by_run[run_id] for run_id in map(teacher_id, spec.teachers) if run_id in by_run]
-        row = Row(tuple(cell), tuple(alone), tuple(taught_by), profiles=joined.of(cell), outcomes=outcomes)
+        origin = spec.lineage[0]
+        taught_by = [by_run[run_id] for run_id in map(teacher_id, origin.teachers) if run_id in by_run]
+        row = Row(
+            tuple(cell),
+            tuple(alone),
+            tuple(taught_by),
+            tuple(cells.get(spec.parent.cell_id, ()) if spec.parent is not None else ()),
+            tuple(cells.get(origin.cell_id, ()) if spec.parent is not None else ()),
+            profiles=joined.of(cell),
+            outcomes=outcomes,
+        )
         by_dataset[dataset_key(spec.dataset)].append(row)
     return [row for key in sorted(by_dataset) for row in _ranked(_labelled(by_dataset[key]))]
 
@@ -489,6 +535,8 @@ def option_text(key: str, value: Scalar | None) -> str:
 def _role(spec: RunSpec) -> RowRole:
     if spec.role == "teacher":
         return "teacher"
+    if spec.parent is not None:
+        return "compressed"
     return "baseline" if spec.method.name == BASELINE_METHOD and not spec.teachers else "student"
 
 
@@ -510,7 +558,8 @@ class _Joined:
         found = [profile for record in cell for profile in self._by_run.get(record.run_id, ())]
         card = next((record.data for record in cell if record.data is not None), None)
         costs = _profile(cell)
-        if card is not None and costs is not None:
+        # an untrained network stands for every one of its structure, but not for a file in int8
+        if card is not None and costs is not None and cell[0].spec.quantise is None:
             choice, image_size = cell[0].spec.model, cell[0].spec.dataset.image_size
             network = (choice.name, choice.patch_size, image_size, len(card.classes), costs.params, costs.macs)
             found += self._by_network.get(network, ())
@@ -586,14 +635,14 @@ def _accuracy_to_rank(row: Row) -> float:
 
 def _labelled(rows: list[Row]) -> list[Row]:
     """Name the rows of one data set so that no two carry the same name: what differs is said, and nothing else."""
-    models = _model_labels(spec.model for row in rows for spec in (row.spec, *row.spec.teachers))
-    methods = _method_labels(row.spec.method for row in rows)
+    models = _model_labels(spec.model for row in rows for spec in (row.origin, *row.origin.teachers))
+    methods = _method_labels(row.origin.method for row in rows)
     named = [
         replace(
             row,
-            model=models[_key(row.spec.model)],
-            recipe=methods[_key(row.spec.method)],
-            teacher_names=tuple(models[_key(teacher.model)] for teacher in row.spec.teachers),
+            model=" > ".join([models[_key(row.spec.model)], *row.stages]),
+            recipe=methods[_key(row.origin.method)],
+            teacher_names=tuple(models[_key(teacher.model)] for teacher in row.origin.teachers),
         )
         for row in rows
     ]
@@ -607,7 +656,7 @@ def _told_apart(group: list[Row]) -> list[Row]:
     """Rows of one name: append what differs in how they, or their teachers, were trained."""
     recipes = [_recipe(row.spec) for row in group]
     own = differing(recipes)
-    taught = [[_teacher_recipe(teacher) for teacher in row.spec.teachers] for row in group]
+    taught = [[_teacher_recipe(teacher) for teacher in row.origin.teachers] for row in group]
     apart: list[Row] = []
     for row, recipe, teachers in zip(group, recipes, taught, strict=True):
         names = list(row.teacher_names)
@@ -663,9 +712,19 @@ def _method_labels(methods: Iterable[MethodSpec]) -> dict[str, str]:
 
 
 def _recipe(spec: RunSpec) -> dict[str, Any]:
-    """How one network was trained, flat."""
-    views = {f"views.{key}": value for key, value in spec.views.model_dump().items()}
-    return {**spec.train.model_dump(), **views, "engine_version": spec.engine_version}
+    """How one network was trained, flat, and what else may tell its stages of compression apart."""
+    origin, *stages = spec.lineage
+    views = {f"views.{key}": value for key, value in origin.views.model_dump().items()}
+    facts = {**origin.train.model_dump(), **views, "engine_version": spec.engine_version}
+    for number, stage in enumerate(stages, start=1):
+        own = {
+            **(stage.prune or stage.quantise or stage).model_dump(include={"steps", "round_to", "images"}),
+            "method": stage.method.label,
+            "by": "+".join("itself" if one == stage.parent else one.model.name for one in stage.teachers) or None,
+            **stage.train.model_dump(),
+        }
+        facts |= {f"stage{number}.{key}": value for key, value in own.items()}
+    return facts
 
 
 def _teacher_recipe(teacher: RunSpec) -> dict[str, Any]:

@@ -63,9 +63,10 @@ class LeaderboardRow(BaseModel):
     rank: int | None
     rank_low: int | None = Field(default=None, description="the best rank that paired tests allow")
     rank_high: int | None = Field(default=None, description="the worst rank that paired tests allow")
-    role: Literal["teacher", "baseline", "student"]
+    role: Literal["teacher", "baseline", "student", "compressed"]
     model: str
     method: str
+    stages: str | None = Field(default=None, description="of a compressed network, what was done to the trained one")
     ground_truth: bool
     teacher: str | None
     failed: int = Field(ge=0, description="runs without a result")

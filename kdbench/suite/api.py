@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.activity import training
-from kdbench.config import Suite
+from kdbench.config import CompressEntry, StudentEntry, Suite
 from kdbench.data.dataset import open_dataset
-from kdbench.errors import MissingData
+from kdbench.errors import ConfigError, MissingData, RecordError
 from kdbench.paths import cache_root, data_root
 from kdbench.store import Store
 from kdbench.suite.executors.local import Listener, execute
 from kdbench.suite.plan import Plan, load_suite, make_plan
+from kdbench.suite.stages import compression_problems, stages_of
+from kdbench.suite.trained import find_run
 from kdbench.types import DatasetSpec, Progress, RunRecord
 
 
@@ -75,3 +77,59 @@ def run_suite(
             return execute(
                 plan, store, data_root(root), cache_root(cache), command=command, listener=listener, progress=progress
             )
+
+
+def compress_run(
+    results: Path | str,
+    run: str,
+    entry: CompressEntry,
+    *,
+    root: Path | str | None = None,
+    cache: Path | str | None = None,
+    command: str = "",
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+) -> list[RunRecord]:
+    """Prune and quantise a trained run of a results folder; each stage becomes a run of that folder, too.
+
+    Args:
+        results: the results folder, with the weights of the run, and of its teachers where one fine-tunes it.
+        run: the first digits of its id, six at least, or a part or a pattern of its title that fits no other run.
+        entry: what is to be done; its `of` is not looked at.
+        root: the data root; None is KDBENCH_DATA, else the user's data folder.
+        cache: where decoded images are kept; None is KDBENCH_CACHE, else the user's cache folder.
+    Returns: the record of the run, and of each stage in order.
+    Raises: KdbenchError. A stage that fails does not raise: its record says so.
+    """
+    store = Store(results)
+    record = find_run(store, run)
+    spec = record.spec
+    if record.status != "ok":
+        raise RecordError(f"{spec.title} has no result ({record.status}); run its suite again")
+    if spec.quantise is not None:
+        raise ConfigError([f"{spec.title} is quantised, and that is the last stage; name what it was before"])
+    if spec.role == "teacher":
+        raise ConfigError([f"{spec.title} is a teacher; students are compressed: name one of them"])
+    if problems := compression_problems(entry):
+        raise ConfigError(problems)
+    suite = Suite(name="compress", datasets=(spec.dataset,), students=(StudentEntry(model=spec.model),))
+    stages = stages_of(spec, entry, suite)
+    made = {stage.run_id for stage in stages}
+    for needed in {needed for stage in stages for needed in stage.needed if needed.run_id not in made}:
+        if not store.network_path(needed).is_file():
+            raise RecordError(
+                f"{store.root} holds the record of {needed.title}, but not its weights, which are not shared with "
+                "records; run its suite here first"
+            )
+    with store.lock(), training("compress"):
+        open_dataset(spec.dataset, data_root(root), cache_root(cache), progress)  # says what is wrong before all else
+        done = execute(
+            Plan(suite, tuple(stages)),
+            store,
+            data_root(root),
+            cache_root(cache),
+            command=command,
+            listener=listener,
+            progress=progress,
+        )
+    return [record, *done]

@@ -37,7 +37,7 @@ from kdbench.model import normalisation
 from kdbench.paths import cache_root, data_root, without_folders
 from kdbench.store import Store
 from kdbench.suite.plan import RegistryNames, matching
-from kdbench.suite.run import load_trained
+from kdbench.suite.trained import load_trained, structure_name
 from kdbench.types import (
     Corrupted,
     DataCard,
@@ -193,7 +193,7 @@ def evaluate_results(
     if only is not None:
         chosen = {spec.run_id for spec in matching([record.spec for record in finished], only)}
         finished = [record for record in finished if record.run_id in chosen]
-    able = [record for record in finished if store.weights_path(record.run_id).exists()]
+    able = [record for record in finished if store.network_path(record.spec).exists()]
     if not able:
         raise RecordError(
             f"{store.root} holds {len(finished)} finished runs, but not their weights; run its suite here first: "
@@ -247,8 +247,10 @@ class _Trial:
         spec = self.record.spec
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_trained(spec, len(self.classes), self.store)
+        if spec.quantise is not None:
+            return model, "fp32"  # a file, which is run as it is
         tuning = self.record.tuning or settle(
-            spec.train, model, spec.dataset.image_size, name=spec.model.name, device=device, purpose="inference",
+            spec.train, model, spec.dataset.image_size, name=structure_name(spec), device=device, purpose="inference",
             cache=self.images.cache, batch_size=BATCH,
         )  # fmt: skip
         return place(model, tuning, device), tuning.precision
@@ -265,7 +267,7 @@ class _Trial:
     def weights(self) -> str:
         """SHA-256 of the trained weights; "" if they are not there."""
         try:
-            return hashlib.sha256(self.store.weights_path(self.record.run_id).read_bytes()).hexdigest()
+            return hashlib.sha256(self.store.network_path(self.record.spec).read_bytes()).hexdigest()
         except OSError:
             return ""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,15 +21,13 @@ from kdbench.model import resolve
 from kdbench.paths import cache_root, data_root
 from kdbench.profiling.conversion import installed
 from kdbench.profiling.runtime import RUNTIMES, Setting, usable
-from kdbench.store import Store, find_stores, refuse_used
-from kdbench.suite.run import load_trained, load_weights
+from kdbench.store import Store, refuse_used
+from kdbench.suite.trained import find_run, load_trained, load_weights
 from kdbench.types import DataCard, Metrics, Progress, RunRecord
 
 Runtime = Literal["onnxruntime", "torch"]
 CLASSIFIER_RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "torch")
 
-_LEAST_DIGITS = 6
-_LISTED = 12  # runs that a message lists
 _PARITY_IMAGES = 256
 """At most: enough to meet every class, few enough for a large teacher on a small machine."""
 _DRAWN = 60
@@ -77,14 +73,18 @@ def export_run(
             wanted, notes = ("safetensors",), (f"there is no ONNX file: {found.reason}",)
         elif not found:
             usable(Setting("onnxruntime"))  # raises, with the reason
-    network = _network(record, card, store)
+    if record.spec.quantise is not None:
+        if formats is not None and "safetensors" in formats:
+            raise ExportError(f"{record.spec.title} is quantised, and is an ONNX file; take --format onnx")
+        wanted = ("onnx",)
+    network = _compared(record, card, store)
     preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
     images, images_of = np.zeros((0,), np.uint8), ""
     if "onnx" in wanted:
         images, images_of = _comparison_images(record, preprocessing, data_root(root), cache_root(cache), progress)
     return write_export(
         network,
-        store.weights_path(record.run_id),
+        store.network_path(record.spec),
         _about(record, card, metrics, notes),
         card.classes,
         preprocessing,
@@ -139,38 +139,8 @@ def load_run(results: Path | str, run: str) -> Classifier:
     card, _ = _result(record)
     forward = torch_forward(_network(record, card, store))
     preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
-    return Classifier(record.spec.title, card.classes, preprocessing, "torch", forward)
-
-
-def find_run(store: Store, run: str) -> RunRecord:
-    """The one run with a result that is meant: by the first digits of its id, or by its title.
-
-    Args:
-        run: six digits of the id or more; or a title, a part of one, or a pattern with ``*``, ``?`` or ``[``.
-    Raises: RecordError if that is none or several, which are listed.
-    """
-    records = sorted(store.records(), key=lambda record: (record.spec.title, record.run_id))
-    if not records:
-        below = ", ".join(str(one.root) for one in find_stores(store.root)[:_LISTED])
-        hint = f"there are some in {below}" if below else "give the results folder of a suite as --results"
-        raise RecordError(f"{store.root} holds no records; {hint}")
-    is_id = re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},16}}", run) is not None
-    found = [record for record in records if is_id and record.run_id.startswith(run)]
-    found = found or [record for record in records if record.spec.title == run]
-    pattern = run if any(sign in run for sign in "*?[") else f"*{run}*"
-    found = found or [record for record in records if fnmatch.fnmatchcase(record.spec.title, pattern)]
-    found = [record for record in found if record.status == "ok"] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listed = "".join(f"\n  {record.run_id}  {record.spec.title}" for record in found[:_LISTED])
-        more = f"\n  and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-        raise RecordError(f"'{run}' is {len(found)} runs of {store.root}; give more of one's id:{listed}{more}")
-    short = f"; an id needs {_LEAST_DIGITS} digits" if re.fullmatch(r"[0-9a-f]+", run) and not is_id else ""
-    raise RecordError(
-        f"there is no run '{run}' among the {len(records)} of {store.root}{short}; one is {records[0].run_id}, "
-        f"'{records[0].spec.title}'"
-    )
+    runtime: Runtime = "torch" if record.spec.quantise is None else "onnxruntime"
+    return Classifier(record.spec.title, card.classes, preprocessing, runtime, forward)
 
 
 # ---------------------------------------------------------------- parts
@@ -186,12 +156,25 @@ def _result(record: RunRecord) -> tuple[DataCard, Metrics]:
 
 def _network(record: RunRecord, card: DataCard, store: Store) -> nn.Module:
     """Raises: RecordError, if the weights are not there or damaged."""
-    if not store.weights_path(record.run_id).is_file():
+    if not store.network_path(record.spec).is_file():
         raise RecordError(
             f"{store.root} holds the record of {record.spec.title}, but not its weights, which are not shared with "
             "records; run its suite here first"
         )
     return load_trained(record.spec, len(card.classes), store)
+
+
+def _compared(record: RunRecord, card: DataCard, store: Store) -> nn.Module | None:
+    """The network that an ONNX file is held against: that of the run, of a quantised one what it was before, if that is
+    still there.
+
+    Raises: RecordError, if the run's own is not there or damaged.
+    """
+    network = _network(record, card, store)
+    before = record.spec.parent
+    if record.spec.quantise is None or before is None:
+        return network
+    return load_trained(before, len(card.classes), store) if store.network_path(before).is_file() else None
 
 
 def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str, ...]) -> ExportRecord:

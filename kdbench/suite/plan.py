@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.compress.importance import IMPORTANCES
 from kdbench.config import StudentEntry, Suite, TeacherEntry, parse_suite, read_suite
 from kdbench.data.corruption import CORRUPTIONS
 from kdbench.data.dataset import dataset_names
@@ -16,6 +17,7 @@ from kdbench.data.source import SOURCES
 from kdbench.errors import ConfigError, UnknownName
 from kdbench.method import METHODS, resolve_options
 from kdbench.model import check_choice, resolve, weights_hash
+from kdbench.suite.stages import compression_problems, stages_of
 from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunSpec, Scalar, SourceDeclaration, TeachingSpec
 
 
@@ -52,6 +54,9 @@ class RegistryNames:
         if name != "all":
             CORRUPTIONS.get(name)
 
+    def importance(self, name: str) -> None:
+        IMPORTANCES.get(name)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,7 +79,8 @@ def make_plan(
     seeds: Sequence[int] | None = None,
     only: str | None = None,
 ) -> Plan:
-    """Expand a suite: every student x (baseline + every method x teacher) x seed, seeds outermost.
+    """Expand a suite: every student x (baseline + every method x teacher) x seed, seeds outermost; then the stages of
+    their compression.
 
     Seeds outermost, so that an interrupted suite has compared everything once rather than half of it thrice.
 
@@ -90,6 +96,7 @@ def make_plan(
         methods.insert(0, MethodSpec(name="ce"))  # what distillation bought cannot be said without its baseline
     suite = suite.model_copy(update={"methods": tuple(methods)})
     problems = [_too_few_teachers(method, len(suite.teachers)) for method in suite.methods]
+    problems += [problem for entry in suite.compress for problem in compression_problems(entry)]
     for entry in (*suite.teachers, *suite.students):
         problems += _model_problems(entry.model, suite.datasets)
     if any(problems):
@@ -108,9 +115,13 @@ def make_plan(
         for teacher in teachers:
             _add(runs, teacher)
         for seed in suite.seeds if seeds is None else seeds:
-            for student in suite.students:
-                for run in _students(suite, dataset, student, teachers, seed):
-                    _add(runs, run)
+            students = [run for student in suite.students for run in _students(suite, dataset, student, teachers, seed)]
+            for run in students:
+                _add(runs, run)
+            for compression in suite.compress:
+                for run in matching(students, compression.of, "compress: of:") if compression.of else students:
+                    for stage in stages_of(run, compression, suite):
+                        _add(runs, stage)
     # a method may bring networks of its own, as an assistant between teacher and student
     named = {entry.model for entry in (*suite.teachers, *suite.students)}
     for run in runs:
@@ -126,24 +137,26 @@ def make_plan(
     return Plan(suite, tuple(runs))
 
 
-def matching(runs: Sequence[RunSpec], only: str) -> list[RunSpec]:
+def matching(runs: Sequence[RunSpec], only: str, option: str = "--only") -> list[RunSpec]:
     """The runs whose titles hold a text, or match a pattern with ``*``, ``?`` or ``[``.
 
+    Args:
+        option: what the text was given to, for messages.
     Raises: ConfigError if there is none.
     """
     pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
     chosen = [run for run in runs if fnmatch.fnmatchcase(run.title, pattern)]
     if not chosen:
-        raise ConfigError([f"--only '{only}' matches none of {len(runs)} runs; a title is like '{runs[-1].title}'"])
+        raise ConfigError([f"{option} '{only}' matches none of {len(runs)} runs; a title is like '{runs[-1].title}'"])
     return chosen
 
 
 def _add(runs: dict[RunSpec, None], run: RunSpec) -> None:
-    """Append a run after all that it learns from."""
+    """Append a run after all that it learns from, and that it begins with."""
     if run in runs:
         return
-    for teacher in run.teachers:
-        _add(runs, teacher)
+    for before in run.needed:
+        _add(runs, before)
     runs[run] = None
 
 

@@ -22,7 +22,7 @@ from kdbench.profiling.profile import profile_model
 from kdbench.profiling.runtime import RUNTIMES, Setting, usable
 from kdbench.profiling.session import DEFAULT, Sampling, measure
 from kdbench.store import Store
-from kdbench.suite.run import load_trained
+from kdbench.suite.trained import load_trained
 from kdbench.types import Device, Latency, ModelChoice, Profile, ProfileRecord, Progress, RunPrecision, RunRecord
 
 

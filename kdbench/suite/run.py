@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save
+from safetensors.torch import save
 from torch import nn
 
 from kdbench.data.dataset import Dataset
 from kdbench.data.views import Views
 from kdbench.engine.evaluate import BATCH, measure, predict
-from kdbench.engine.taps import Watched
 from kdbench.engine.teacher import TeacherNetwork, teaching_for
-from kdbench.engine.train import train
+from kdbench.engine.train import Trained, train
 from kdbench.engine.tuning import place, settle
 from kdbench.environment import collect, usable_cores
-from kdbench.errors import Diverged, RecordError
-from kdbench.method import Method, Setting, build_method
+from kdbench.errors import Diverged
+from kdbench.method import build_method
 from kdbench.model import build, normalisation
 from kdbench.paths import without_folders
 from kdbench.profiling.profile import profile_model
 from kdbench.seeding import derive
 from kdbench.store import Store, images_key, write_atomic
+from kdbench.suite.compress import Stage, begin, costs_of, quantised, storable
+from kdbench.suite.trained import load_trained, network_hash, structure_name
 from kdbench.types import (
     Failure,
     ProfileSpec,
@@ -99,34 +99,8 @@ def run(
     store.write_record(finished)
     if finished.status != "failed":
         store.checkpoint_path(spec.run_id).unlink(missing_ok=True)
+        store.start_path(spec.run_id).unlink(missing_ok=True)
     return finished
-
-
-def load_trained(spec: RunSpec, num_classes: int, store: Store) -> nn.Module:
-    """The trained model of a finished run, in eval mode. Raises: RecordError if its weights are missing or damaged."""
-    return load_weights(spec, num_classes, store.weights_path(spec.run_id))
-
-
-def load_weights(spec: RunSpec, num_classes: int, path: Path) -> nn.Module:
-    """What that run deploys, in eval mode, with weights of a file. Raises: RecordError if it is missing or damaged."""
-    model = _untrained(spec, num_classes)
-    try:
-        load_model(model, path)
-    except Exception as problem:
-        raise RecordError(f"the weights {path.name} of {spec.title} cannot be used: {problem}") from None
-    return model.eval()
-
-
-def _untrained(spec: RunSpec, num_classes: int) -> nn.Module:
-    """What a run deploys, before its weights are loaded: its network, with what its method adds to it."""
-    model = build(spec.model.model_copy(update={"pretrained": False}), num_classes, spec.dataset.image_size)
-    method = build_method(spec.method)
-    if type(method).deploy is Method.deploy:
-        return model
-    networks = [model, *(_untrained(teacher, num_classes) for teacher in spec.teachers)]
-    student, *teachers = (Watched(network, spec.dataset.image_size).anatomy for network in networks)
-    method.prepare(Setting(student, tuple(teachers), 1, None, spec.train.epochs, lambda: model))
-    return method.deploy(model)
 
 
 def _train_and_measure(
@@ -139,6 +113,50 @@ def _train_and_measure(
     notice: Callable[[str], None] | None,
     progress: Progress | None,
 ) -> RunRecord:
+    stage = begin(spec, data, store, progress) if spec.parent is not None else None
+    learned: dict[str, object] = {}
+    if stage is None or stage.tuned:
+        trained, learned = _train(spec, stage, data, store, cache, notice, progress)
+        model, precision = trained.model, trained.tuning.precision if trained.tuning else "fp32"
+    else:
+        model, precision = stage.network, "fp32"
+    facts = stage.facts if stage is not None else None
+    if stage is not None and spec.quantise is not None:  # what is tested is what is deployed: the file, in its runtime
+        model, facts = quantised(stage, spec.quantise, model.to("cpu").eval(), data, store, progress)
+        precision = "fp32"
+    eval_views = Views(None, *normalisation(spec.model))
+    read: tuple[SplitName, ...] = ("val", "test")
+    sides = {side: predict(model, data, data.splits[side], eval_views, precision=precision) for side in read}
+    metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
+    store.write_items(images_key(spec.dataset), data.items("test"))
+    store.write_predictions(spec.run_id, sides["test"])
+    if spec.quantise is not None:
+        cost = costs_of(spec, store, len(data.classes))
+    else:
+        final = model.to("cpu")
+        write_atomic(store.weights_path(spec.run_id), save(storable(final)))
+        cost = profile_model(final, spec.dataset.image_size, profile)
+    return record(
+        "ok",
+        **learned,
+        val_metrics=metrics["val"],
+        test_metrics=metrics["test"],
+        profile=cost,
+        compression=facts,
+        data=data.card,
+    )
+
+
+def _train(
+    spec: RunSpec,
+    stage: Stage | None,
+    data: Dataset,
+    store: Store,
+    cache: Path,
+    notice: Callable[[str], None] | None,
+    progress: Progress | None,
+) -> tuple[Trained, dict[str, object]]:
+    """Train a network, or fine-tune that of a stage; returned with it, what the record says of how it learned."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method = build_method(spec.method)
 
@@ -149,15 +167,14 @@ def _train_and_measure(
             return build(spec.model, len(data.classes), spec.dataset.image_size)
 
     norm = normalisation(spec.model)
-    shown, eval_views = Views(spec.views, *norm), Views(None, *norm)
-    model = fresh("init")
+    shown = Views(spec.views, *norm)
+    model = fresh("init") if stage is None else stage.network
     tuning = settle(
-        spec.train, model, spec.dataset.image_size, name=spec.model.name, device=device, purpose="training",
+        spec.train, model, spec.dataset.image_size, name=structure_name(spec), device=device, purpose="training",
         cache=cache, batch_size=min(spec.train.batch_size, len(data.splits["train"])),
     )  # fmt: skip
     tuning = tuning.model_copy(update={"note": without_folders(tuning.note)})
     torch.set_num_threads(tuning.threads)
-    model = place(model, tuning, device)
     teachers = [
         teaching_for(
             spec, method, _teacher(teacher, spec, data, store, cache, device), shown, cache,
@@ -167,60 +184,38 @@ def _train_and_measure(
     ]  # fmt: skip
     trained = train(
         spec,
-        model,
+        place(model, tuning, device),
         method,
         data,
         shown,
-        eval_views,
+        Views(None, *norm),
         teachers=teachers,
         tuning=tuning,
-        fresh_student=lambda: place(fresh("peer"), tuning, device),
+        fresh_student=(lambda: place(fresh("peer"), tuning, device)) if stage is None else None,
         checkpoint=store.checkpoint_path(spec.run_id),
         progress=progress,
     )
-    read: tuple[SplitName, ...] = ("val", "test")
-    sides = {
-        side: predict(trained.model, data, data.splits[side], eval_views, precision=tuning.precision) for side in read
-    }
-    metrics = {side: measure(logits, data.labels[data.splits[side]], data.classes) for side, logits in sides.items()}
-    final = trained.model.to("cpu")
-    write_atomic(store.weights_path(spec.run_id), save(_storable(final)))
-    store.write_items(images_key(spec.dataset), data.items("test"))
-    store.write_predictions(spec.run_id, sides["test"])
-    cost = profile_model(final, spec.dataset.image_size, profile)
     modes = {teacher.mode for teacher in teachers}
-    return record(
-        "ok",
-        train_seconds=round(trained.seconds, 3),
-        teacher_seconds=round(sum(teacher.seconds for teacher in teachers), 3),
-        teacher_outputs="none" if not modes else modes.pop() if len(modes) == 1 else "both",
-        teacher_bytes=sum(teacher.bytes for teacher in teachers),
-        teacher_weights=tuple(teacher.identity for teacher in teachers),
-        tuning=trained.tuning,
-        best_epoch=trained.best_epoch,
-        history=trained.history,
-        val_metrics=metrics["val"],
-        test_metrics=metrics["test"],
-        profile=cost,
-        data=data.card,
-    )
+    return trained, {
+        "train_seconds": round(trained.seconds, 3),
+        "teacher_seconds": round(sum(teacher.seconds for teacher in teachers), 3),
+        "teacher_outputs": "none" if not modes else modes.pop() if len(modes) == 1 else "both",
+        "teacher_bytes": sum(teacher.bytes for teacher in teachers),
+        "teacher_weights": tuple(teacher.identity for teacher in teachers),
+        "tuning": trained.tuning,
+        "best_epoch": trained.best_epoch,
+        "history": trained.history,
+    }
 
 
 def _teacher(
     teacher: RunSpec, spec: RunSpec, data: Dataset, store: Store, cache: Path, device: torch.device
 ) -> TeacherNetwork:
-    weights = store.weights_path(teacher.run_id)
-    try:
-        identity = hashlib.sha256(weights.read_bytes()).hexdigest()
-    except OSError:
-        known = store.read_record(teacher.run_id)
-        if known is not None and known.status == "diverged":
-            raise RecordError(f"its teacher {teacher.title} diverged; lower that teacher's learning rate") from None
-        raise RecordError(f"its teacher {teacher.title} has no weights; run the suite again") from None
+    identity = network_hash(teacher, store, "teacher")
     model = load_trained(teacher, len(data.classes), store)
     tuning = settle(
-        teacher.train, model, teacher.dataset.image_size, name=teacher.model.name, device=device, purpose="inference",
-        cache=cache, batch_size=BATCH,
+        teacher.train, model, teacher.dataset.image_size, name=structure_name(teacher), device=device,
+        purpose="inference", cache=cache, batch_size=BATCH,
     )  # fmt: skip
     return TeacherNetwork(
         place(model, tuning, device),
@@ -235,10 +230,8 @@ def _teacher(
 def _shareable(spec: RunSpec) -> RunSpec:
     """A spec as a record shows it: of a weight file its name and content, not the folder; its id is the same."""
     changes: dict[str, object] = {"teachers": tuple(_shareable(teacher) for teacher in spec.teachers)}
+    if spec.parent is not None:
+        changes["parent"] = _shareable(spec.parent)
     if isinstance(spec.model.pretrained, str) and spec.model.weights:
         changes["model"] = spec.model.model_copy(update={"pretrained": Path(spec.model.pretrained).name})
     return spec.model_copy(update=changes)
-
-
-def _storable(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}

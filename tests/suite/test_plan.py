@@ -340,13 +340,13 @@ class Kept:
         self.folder, self.status = folder, {run.run_id: status for run in runs}
         for run in runs:
             if run not in without_weights:
-                self.weights_path(run.run_id).write_bytes(b"")
+                self.network_path(run).write_bytes(b"")
 
     def read_record(self, run_id):
         return SimpleNamespace(status=self.status[run_id]) if run_id in self.status else None
 
-    def weights_path(self, run_id):
-        return self.folder / run_id
+    def network_path(self, spec):
+        return self.folder / spec.run_id
 
 
 def test_a_lost_teacher_of_a_lost_assistant_is_trained_again(tmp_path):

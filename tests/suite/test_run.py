@@ -23,7 +23,7 @@ from kdbench.paths import without_folders
 from kdbench.profiling.profile import profile_model
 from kdbench.store import Store
 from kdbench.suite import run as run_module
-from kdbench.suite.run import load_trained
+from kdbench.suite.trained import load_trained
 from kdbench.types import DatasetSpec, ModelChoice
 
 

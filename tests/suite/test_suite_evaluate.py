@@ -29,7 +29,7 @@ from kdbench.suite import evaluate as evaluate_module
 from kdbench.suite.api import run_suite
 from kdbench.suite.evaluate import Images, evaluate_results, evaluate_run
 from kdbench.suite.plan import RegistryNames
-from kdbench.suite.run import load_trained
+from kdbench.suite.trained import load_trained
 from kdbench.types import DatasetSpec, EvaluateSpec, SourceDeclaration, evaluation_id
 
 OTHERS = DatasetSpec(name="synthetic", options={"count": 50, "seed": 1})

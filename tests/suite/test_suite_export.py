@@ -25,7 +25,8 @@ from kdbench.errors import ConfigError, ExportError, RecordError, RuntimeUnavail
 from kdbench.profiling.conversion import Availability
 from kdbench.profiling.runtimes.onnxruntime import OPSET, OnnxRuntime
 from kdbench.store import Store
-from kdbench.suite.export import export_run, find_run, load_export, load_run
+from kdbench.suite.export import export_run, load_export, load_run
+from kdbench.suite.trained import find_run
 
 onnx = pytest.importorskip("onnx", reason="needs the extra kdbench[export]")
 pytest.importorskip("onnxruntime", reason="needs the extra kdbench[export]")

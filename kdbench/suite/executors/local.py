@@ -35,12 +35,12 @@ def pending_runs(plan: Plan, store: Store) -> list[RunSpec]:
 
     Finished and diverged runs are not done again (the same spec gives the same result); failed ones are. A teacher
     whose record is there, but whose weights are not, as in a fresh copy of published results, is trained again if a
-    student needs it.
+    student needs it; so is the parent of a stage of compression.
     """
     pending = {spec for spec in plan.runs if not _is_done(spec, store)}
     for spec in reversed(plan.runs):  # students come after their teachers: backwards, a whole chain is found
         if spec in pending:
-            pending |= {teacher for teacher in spec.teachers if _lost_its_weights(teacher, store)}
+            pending |= {before for before in spec.needed if _lost_its_weights(before, store)}
     return [spec for spec in plan.runs if spec in pending]
 
 
@@ -98,7 +98,7 @@ def execute(
         known = store.read_record(spec.run_id)
         if known is None or known.status != "ok":
             continue
-        if not store.weights_path(spec.run_id).exists():  # a copy of published results: its evaluations come with it
+        if not store.network_path(spec).exists():  # a copy of published results: its evaluations come with it
             without_weights += 1
             continue
         evaluate_run(
@@ -118,10 +118,10 @@ def execute(
     return [record for record in records if record is not None]
 
 
-def _lost_its_weights(teacher: RunSpec, store: Store) -> bool:
-    if store.weights_path(teacher.run_id).exists():
+def _lost_its_weights(needed: RunSpec, store: Store) -> bool:
+    if store.network_path(needed).exists():
         return False
-    record = store.read_record(teacher.run_id)
+    record = store.read_record(needed.run_id)
     return record is None or record.status != "diverged"  # a diverged one never had any
 
 
