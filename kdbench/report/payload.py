@@ -14,7 +14,7 @@ import numpy as np
 
 from kdbench.calibration import BINS
 from kdbench.choices import Figure
-from kdbench.report.column import Column, columns_for
+from kdbench.report.column import Column, columns_for, scaled
 from kdbench.report.figures import CellLatency, LatencySetting, told_apart, undisplaced
 from kdbench.report.judged import counted, judged_accuracy, judged_latency, judged_memory, judged_recall, label
 from kdbench.report.markdown import best_cells, columns_with_figures, protocol_lines
@@ -415,7 +415,5 @@ def _network_id(network: Network) -> str:
 
 
 def _short(value: float, of_bytes: bool) -> str:
-    from kdbench.report.column import scaled
-
     text = scaled(value)
     return f"{text}{'B' if ' ' in text else ' B'}" if of_bytes else text
