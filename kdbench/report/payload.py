@@ -5,6 +5,7 @@ The page draws, sorts and judges; it works nothing out that is not in here. Floo
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +15,23 @@ import numpy as np
 
 from kdbench.calibration import BINS
 from kdbench.choices import Figure
+from kdbench.errors import UnknownName
 from kdbench.report.column import Column, columns_for, scaled
 from kdbench.report.figures import CellLatency, LatencySetting, told_apart, undisplaced
 from kdbench.report.judged import counted, judged_accuracy, judged_latency, judged_memory, judged_recall, label
 from kdbench.report.markdown import best_cells, columns_with_figures, protocol_lines
 from kdbench.report.networks import Network, networks, sections
 from kdbench.report.outcomes import Outcomes
-from kdbench.report.rows import Row, build_rows, dataset_key, dataset_titles, failure_text, latency_settings, newest
+from kdbench.report.rows import (
+    Row,
+    build_rows,
+    dataset_key,
+    dataset_titles,
+    failure_text,
+    latency_settings,
+    newest,
+    option_text,
+)
 from kdbench.report.text import dates, machine, version
 from kdbench.store import newest_profiles
 from kdbench.types import Environment, ProfileRecord, RunRecord
@@ -53,15 +64,14 @@ def page_data(
     if not records:
         return _costs_alone(profiles)
     rows = build_rows(records, profiles, outcomes)
-    columns = columns_for(rows, names)
+    columns_for(rows, names)  # a name that no data set has a column of is an error
     groups: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[dataset_key(row.dataset)].append(row)
     any_protocol = any(record.data is not None and record.data.protocol for record in records)
     titles = dataset_titles([group[0].dataset for group in groups.values()])
-    keys = _latency_keys(rows)
     datasets = [
-        _dataset(title, group, columns, keys, any_protocol)
+        _dataset(title, group, _own_columns(group, names), any_protocol)
         for title, group in zip(titles, groups.values(), strict=True)
     ]
     environments = [record.environment for record in records]
@@ -83,14 +93,23 @@ def rounded(value: float | int | str | None, digits: int = DIGITS) -> float | in
 # ---------------------------------------------------------------- one data set
 
 
-def _dataset(
-    title: str, rows: Sequence[Row], columns: Sequence[Column], keys: Mapping[LatencySetting, str], any_protocol: bool
-) -> Plain:
+def _own_columns(rows: Sequence[Row], names: Sequence[str] | None) -> list[Column]:
+    """Those of the names that these rows have: with one data set in view, others are nothing to be told apart from."""
+    if names is None:
+        return columns_for(rows)
+    found: dict[str, Column] = {}
+    for name in names:
+        with contextlib.suppress(UnknownName):
+            found |= {column.key: column for column in columns_for(rows, [name])}
+    return list(found.values())
+
+
+def _dataset(title: str, rows: Sequence[Row], columns: Sequence[Column], any_protocol: bool) -> Plain:
     kept = columns_with_figures(rows, columns)
     settings = _settings(rows)
     places = {setting: place for place, setting in enumerate(settings)}
     best = {column.key: best_cells(rows, column) for column in kept}
-    texts = {setting: named for setting, named in keys.items() if setting in places}
+    texts = _latency_keys(rows)
     environments = _environments(rows)
     # of equals the first by name is chosen, as pick does
     by_name = {row.cell_id: place for place, row in enumerate(sorted(rows, key=lambda row: (label(row), row.cell_id)))}
@@ -271,7 +290,7 @@ def _facts(row: Row) -> list[list[str]]:
         ("role", row.role),
         ("model", row.model),
         ("method", row.method),
-        *((key, f"{value:g}" if isinstance(value, float) else str(value)) for key, value in spec.method.options.items()),
+        *(option_text(key, value).split("=", 1) for key, value in spec.method.options.items()),
         ("teacher", row.teacher),
         ("image size", f"{spec.dataset.image_size} px"),
         ("training", f"{train.epochs} epochs, {train.optimizer}, learning rate {train.learning_rate:g}, "

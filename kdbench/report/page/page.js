@@ -28,13 +28,13 @@
   const detailsOf = (id) => (more ??= JSON.parse(byId("more").textContent))[id];
 
   const LIMITS = [
-    { key: "accuracy", title: "Accuracy, at least", name: "accuracy", kind: "fraction", floor: true },
-    { key: "recall", title: "Worst recall, at least", name: "worst recall", kind: "fraction", floor: true },
-    { key: "latency", title: "Latency, at most", name: "latency", kind: "ms", measured: true },
-    { key: "params", title: "Parameters, at most", name: "params", kind: "count" },
-    { key: "macs", title: "MACs, at most", name: "MACs", kind: "count" },
-    { key: "bytes", title: "Weights, at most", name: "weights", kind: "bytes" },
-    { key: "memory", title: "Memory, at most", name: "memory", kind: "bytes", measured: true },
+    { key: "accuracy", title: "Accuracy ≥", name: "accuracy", kind: "fraction", floor: true },
+    { key: "recall", title: "Worst recall ≥", name: "worst recall", kind: "fraction", floor: true },
+    { key: "latency", title: "Latency ≤", name: "latency", kind: "ms", measured: true },
+    { key: "params", title: "Parameters ≤", name: "params", kind: "count" },
+    { key: "macs", title: "MACs ≤", name: "MACs", kind: "count" },
+    { key: "bytes", title: "Weights ≤", name: "weights", kind: "bytes" },
+    { key: "memory", title: "Memory ≤", name: "memory", kind: "bytes", measured: true },
   ];
   const AXES = ["latency", "macs", "params", "bytes"];
   const ROLES = ["teacher", "baseline", "student"];
@@ -319,7 +319,8 @@
 
   function limitBox(limit, values) {
     const id = `limit-${limit.key}`;
-    const set_ = (value) => {
+    const said = `${limit.name}, ${limit.floor ? "at least" : "at most"}`;
+    const bound = (value) => {
       if (value === undefined) delete state.limits[limit.key];
       else state.limits[limit.key] = value;
       update();
@@ -328,14 +329,14 @@
       const text = event.target.value.trim();
       const value = /^(|no limit)$/.test(text) ? undefined : parsed(text, limit.kind);
       event.target.setAttribute("aria-invalid", value === null);
-      if (value !== null) set_(value);
+      if (value !== null) bound(value);
     };
     const shares = values.length <= 400 ? [...new Set(values.map((value) => (100 * shareOf(limit, value)).toFixed(1)))] : [];
     return h("div", { class: "limit", id: `box-${limit.key}` },
       h("div", { class: "limit-head" },
         h("label", { for: id }, limit.title),
-        h("input", { type: "text", id: `typed-${limit.key}`, "aria-label": `${limit.title}, typed`, onchange: typed, autocomplete: "off", spellcheck: "false" })),
-      h("input", { type: "range", id, min: 0, max: STEPS, step: 1, oninput: (event) => set_(limitAt(limit, Number(event.target.value))) }),
+        h("input", { type: "text", id: `typed-${limit.key}`, "aria-label": `${said}, typed`, onchange: typed, autocomplete: "off", spellcheck: "false" })),
+      h("input", { type: "range", id, "aria-label": said, min: 0, max: STEPS, step: 1, oninput: (event) => bound(limitAt(limit, Number(event.target.value))) }),
       s("svg", { class: "ticks", "aria-hidden": "true" },
         ...shares.map((share) => s("line", { x1: `${share}%`, x2: `${share}%`, y1: 1, y2: 6 }))),
       h("div", { class: "rejects", id: `rejects-${limit.key}` }));
@@ -349,7 +350,8 @@
       const text = value === undefined ? "no limit" : amount(value, limit.kind);
       const range = byId(`limit-${limit.key}`);
       box.classList.toggle("on", value !== undefined);
-      range.value = placeOf(limit);
+      // two places may stand for one rounded limit: a slider that is being moved stays where it is
+      if (limitAt(limit, Number(range.value)) !== value) range.value = placeOf(limit);
       range.setAttribute("aria-valuetext", text);
       byId(`typed-${limit.key}`).value = text;
       const alone = value === undefined ? 0 : set.rows.filter((row) => isCandidate(row) && judged(row, [limit]).failed.length).length;
@@ -390,6 +392,9 @@
   };
   const MOST_MARKS = 1500;
   const MOST_COLOURS = 6;
+  const FEW = 12;
+  const CLOSE = 10;
+  const SHIFTS = [0, 10, -10, 20, -20, 30, -30, 40, -40, 50, -50];
   const ROOM = { left: 52, right: 20, top: 14, bottom: 38 };
   const shape = (role) => s("path", { class: "shape", d: SHAPES[role] });
   const glyph = (role, colour) => s("svg", { class: `glyph ${colour}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape(role));
@@ -418,7 +423,7 @@
   }
 
   function linearTicks(low, high) {
-    const rough = (high - low) / 5;
+    const rough = (high - low) / 7;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
     const ticks = [];
@@ -458,19 +463,36 @@
     drawFront(svg, marks, scale);
     const passes = (row) => verdicts.has(row.id) && !verdicts.get(row.id).failed.length;
     marks.sort((one, other) => one.x - other.x || other.y[0] - one.y[0]);
+    const shifted = sideBySide(marks, scale);
     const order = [...marks].sort((one, other) => passes(one.row) - passes(other.row) || (one.row.id === best) - (other.row.id === best));
     for (const mark of order) svg.append(drawMark(mark, scale, classes.get(mark.row[state.colour]), !passes(mark.row), mark.row.id === best));
     rove(svg, marks.map(({ row }) => row.id));
     nameBest(svg, marks.find(({ row }) => row.id === best), scale, width);
-    drawKey(classes, drawn.length - marks.length);
+    drawKey(classes, drawn.length - marks.length, shifted);
+  }
+
+  /** Move marks that would hide each other sideways, each as little as needed; whether any was. */
+  function sideBySide(marks, scale) {
+    const placed = [];
+    let shifted = false;
+    for (const mark of marks) {
+      const at = { x: scale.x(mark.x), y: scale.y(mark.y[0]) };
+      const near = placed.filter((other) => Math.abs(other.from - at.x) < 3 && Math.abs(other.y - at.y) < CLOSE);
+      const free = (shift) => near.every((other) => Math.hypot(other.x - at.x - shift, other.y - at.y) >= CLOSE);
+      mark.shift = SHIFTS.find(free) ?? 0;
+      shifted ||= mark.shift !== 0;
+      placed.push({ from: at.x, x: at.x + mark.shift, y: at.y });
+    }
+    return shifted;
   }
 
   function scales(marks, width, height) {
     const xs = marks.map(({ x }) => x);
     const ys = marks.map(({ y }) => y[0]);
-    const [x0, x1] = [Math.min(...xs) * 0.85, Math.max(...xs) * 1.18];
+    const spread = Math.max(1.18, Math.sqrt((4 * Math.min(...xs)) / Math.max(...xs)));
+    const [x0, x1] = [Math.min(...xs) / spread, Math.max(...xs) * spread];
     const tops = marks.map(({ y }) => y[2][1] ?? y[0]);
-    const bottom = lowest(ys);
+    const bottom = marks.length > FEW ? lowest(ys) : Math.min(...marks.map(({ y }) => y[2][0] ?? y[0]));
     const top = Math.max(...tops);
     const y0 = Math.max(0, bottom - 0.09 * Math.max(top - bottom, 0.01));
     const y1 = Math.min(1, top + 0.04 * Math.max(top - bottom, 0.01));
@@ -521,8 +543,8 @@
     if (path) svg.append(s("path", { class: "front", d: `${path}H${scale.x(scale.x1)}` }));
   }
 
-  function drawMark({ row, x, y }, scale, colour, out, best) {
-    const [cx, cy] = [scale.x(x), scale.y(y[0])];
+  function drawMark({ row, x, y, shift }, scale, colour, out, best) {
+    const [cx, cy] = [scale.x(x) + shift, scale.y(y[0])];
     const classes = ["mark", colour, out ? "out" : "", best ? "best" : "", row.id === state.open ? "open" : ""].join(" ");
     const node = s("g", { class: classes, "data-row": row.id, role: "button", tabindex: -1,
       "aria-label": `${row.name}: accuracy ${amount(y[0], "fraction")}, ${axisText(x)}${out ? ", does not fit" : ""}` },
@@ -541,8 +563,9 @@
   function nameBest(svg, mark, scale, width) {
     if (!mark) return;
     const text = mark.row.model.length > 34 ? `${mark.row.model.slice(0, 33)}…` : mark.row.model;
-    const right = scale.x(mark.x) > width * 0.6;
-    svg.append(s("text", { class: "named", x: scale.x(mark.x) + (right ? -13 : 13), y: scale.y(mark.y[0]) - 7, "text-anchor": right ? "end" : "start",
+    const at = scale.x(mark.x) + mark.shift;
+    const right = at > width * 0.6;
+    svg.append(s("text", { class: "named", x: at + (right ? -13 : 13), y: scale.y(mark.y[0]) - 7, "text-anchor": right ? "end" : "start",
       "pointer-events": "none" }, text));
   }
 
@@ -585,7 +608,7 @@
     tip.style.top = `${below + tip.offsetHeight > frame.height ? Math.max(2, box.y - frame.y - tip.offsetHeight - 6) : below}px`;
   }
 
-  function drawKey(classes, left) {
+  function drawKey(classes, left, shifted) {
     const entries = [...new Set(set.rows.map((row) => row.role))].map((role) => h("li", {}, glyph(role, ""), h("span", {}, role)));
     const words = { teacher: "no teacher", method: "none", model: "none" };
     for (const [value, colour] of classes) {
@@ -593,8 +616,9 @@
       entries.push(h("li", {}, glyph("student", colour), h("span", { title: value }, name(value || words[state.colour]))));
     }
     const others = [...classes.values()].filter((colour) => colour === `k${MOST_COLOURS}`).length;
-    if (others) entries.push(h("li", {}, glyph("student", `k${MOST_COLOURS}`), h("span", {}, `${others} others`)));
+    if (others) entries.push(h("li", {}, glyph("student", `k${MOST_COLOURS}`), h("span", {}, plural(others, "other", "others"))));
     entries.push(h("li", {}, h("span", {}, "hollow: does not fit")));
+    if (shifted) entries.push(h("li", {}, h("span", {}, "equal costs stand side by side")));
     if (left > 0) entries.push(h("li", {}, h("span", {}, `${left.toLocaleString("en")} rows further down are not drawn`)));
     byId("key").replaceChildren(...entries);
   }
@@ -611,11 +635,13 @@
   function tableColumns() {
     const text = (key, title, width) => ({ key, title, text: (row) => row[key], longest: width });
     const figures = set.columns.map((column, place) => ({ ...column, place, title: column.unit ? `${column.title} (${column.unit})` : column.title, number: true }));
-    const fits = active().length ? [{ key: "fits", title: "fits", text: fitsText, longest: 250, class: "fits" }] : [];
+    const fits = active().length ? [{ key: "fits", title: "fits", text: fitsText, longest: 215, class: "fits" }] : [];
     const teacher = set.rows.some((row) => row.teacher) ? [text("teacher", "teacher", 190)] : [];
-    const method = set.rows.some((row) => row.method) ? [text("method", "method", 230)] : [];
+    const method = set.rows.some((row) => row.method) ? [text("method", "method", 215)] : [];
     const rank = set.rows.some((row) => row.rank) ? [{ key: "rank", title: "rank", number: true, text: rankText }] : [];
-    return [text("model", "model", 230), ...rank, ...fits, ...method, ...teacher, ...figures.filter((column) => isShown(column))];
+    // what counts stands where no one has to scroll for it
+    const [first, ...others] = figures.filter((column) => isShown(column));
+    return [text("model", "model", 205), ...rank, ...(first ? [first] : []), ...fits, ...method, ...teacher, ...others];
   }
 
   function isShown(column) {
@@ -710,6 +736,7 @@
       return col;
     }));
     table.prepend(widths);
+    table.style.width = `${columns.reduce((sum, column) => sum + column.width, 0)}px`;
     table.tHead.replaceChildren(h("tr", {}, ...head));
     if (focused) table.tHead.querySelector(`[data-sort="${CSS.escape(focused)}"]`)?.focus();
     table.setAttribute("aria-rowcount", view.length + 1);
@@ -887,9 +914,9 @@
         return cell;
       }));
     });
-    const head = h("tr", {}, h("th", { scope: "col" }, "is ↓ taken for →"), ...classes.map((label) => h("th", { scope: "col", title: label }, name(label))));
-    const note = seeds > 1 ? `Test images, mean over ${seeds} seeds; percent of the true class.` : "Test images; percent of the true class.";
-    return h("div", {}, h("div", { class: "wide" }, h("table", { class: "confusion" }, h("thead", {}, head), h("tbody", {}, ...rows))), h("p", { class: "soft small" }, note));
+    const head = h("tr", {}, h("th", { scope: "col" }, h("span", { class: "hidden" }, "true class")), ...classes.map((label) => h("th", { scope: "col", title: label }, name(label))));
+    const note = seeds > 1 ? `Test images, mean over ${seeds} seeds` : "Test images";
+    return h("div", {}, h("div", { class: "wide" }, h("table", { class: "confusion" }, h("thead", {}, head), h("tbody", {}, ...rows))), h("p", { class: "soft small" }, `${note}. A line is a true class, a column an answer; percent are of the true class.`));
   }
 
   function curves(found) {
@@ -912,7 +939,7 @@
     const size = 150;
     const most = Math.max(...bins.map(([count]) => count));
     const total = bins.reduce((sum, [count]) => sum + count, 0);
-    return h("div", {}, s("svg", { class: "spark", viewBox: `-30 -6 ${size + 60} ${size + 24}`, role: "img", "aria-label": "Share that is right against confidence" },
+    return h("div", {}, s("svg", { class: "spark square", viewBox: `-8 -8 ${size + 16} ${size + 26}`, role: "img", "aria-label": "Share that is right against confidence" },
       s("line", { x1: 0, y1: size, x2: size, y2: 0 }), s("line", { x1: 0, y1: size, x2: size, y2: size }), s("line", { x1: 0, y1: 0, x2: 0, y2: size }),
       ...bins.map(([count, confidence, right]) => s("circle", { cx: confidence * size, cy: (1 - right) * size, r: 2 + 5 * Math.sqrt(count / most) },
         s("title", {}, `${count} answers: confidence ${percent(confidence)}, right ${percent(right)}`))),
