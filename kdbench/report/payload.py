@@ -234,8 +234,9 @@ def _latency_keys(rows: Sequence[Row]) -> dict[LatencySetting, str]:
 def _environments(rows: Iterable[Row]) -> dict[str, Environment]:
     found: dict[str, Environment] = {}
     for row in rows:
-        for measured in (*row.records, *row.profiles):
-            found.setdefault(measured.environment.fingerprint, measured.environment)
+        measured = [record.environment for record in row.records] + [profile.environment for profile in row.profiles]
+        for environment in measured:
+            found.setdefault(environment.fingerprint, environment)
     return found
 
 
