@@ -167,6 +167,9 @@ def test_a_slider_is_moved_by_keys_and_says_what_rejects(page: Any, pages: dict[
     assert "latency=" in page.url
     page.reload()
     assert page.inner_text("#count") == "5 of 10 fit"
+    page.click("[data-role=fits]")
+    assert column(page, "fits") == ["✓ fits"] * 5
+    page.click("[data-role=fits]")
     page.click("#reset")
     assert page.inner_text("#count") == "10 of 10 fit"
 

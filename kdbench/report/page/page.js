@@ -43,7 +43,7 @@
 
   const state = {
     data: 0, limits: {}, on: "", teachers: false, x: "", colour: "teacher", only: null,
-    query: "", roles: new Set(), sort: "", direction: 1, columns: null, open: "",
+    query: "", roles: new Set(), fitsOnly: false, sort: "", direction: 1, columns: null, open: "",
   };
   let set = data.datasets[0];
   let verdicts = new Map();
@@ -169,6 +169,7 @@
     if (state.colour !== "teacher") said.set("colour", state.colour);
     if (state.query) said.set("find", state.query);
     if (state.roles.size) said.set("roles", [...state.roles].join(","));
+    if (state.fitsOnly) said.set("only", "fits");
     if (state.sort) said.set("sort", `${state.direction < 0 ? "-" : ""}${state.sort}`);
     if (state.open) said.set("row", state.open);
     try {
@@ -193,6 +194,7 @@
     state.colour = ["teacher", "method", "model"].includes(said.get("colour")) ? said.get("colour") : "teacher";
     state.query = said.get("find") ?? "";
     state.roles = new Set((said.get("roles") ?? "").split(",").filter((role) => ROLES.includes(role)));
+    state.fitsOnly = said.get("only") === "fits";
     const sort = said.get("sort") ?? "";
     state.sort = sort.replace(/^-/, "");
     state.direction = sort.startsWith("-") ? -1 : 1;
@@ -218,10 +220,10 @@
       const machine = settingKey(setting, 1);
       const runtime = settingKey(setting, 2);
       const alike = counted.filter((other) => settingKey(other, 1) === machine);
-      if (new Set(alike.map((other) => other.runtime)).size > 1) choices.set(machine, `${setting.title}: any runtime`);
-      choices.set(runtime, `${setting.title}: ${setting.runtime}`);
+      if (new Set(alike.map((other) => other.runtime)).size > 1) choices.set(machine, `any runtime on ${setting.title}`);
+      choices.set(runtime, `${setting.runtime} on ${setting.title}`);
       if (new Set(alike.filter((other) => other.runtime === setting.runtime).map((other) => other.precision)).size > 1) {
-        choices.set(settingKey(setting, 3), `${setting.title}: ${setting.runtime} ${setting.precision}`);
+        choices.set(settingKey(setting, 3), `${setting.runtime} ${setting.precision} on ${setting.title}`);
       }
     }
     return [...choices];
@@ -695,6 +697,7 @@
     const words = state.query.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (row) => {
       if (state.roles.size && !state.roles.has(row.role)) return false;
+      if (state.fitsOnly && verdicts.get(row.id)?.failed.length !== 0) return false;
       const text = words.length ? `${row.model} ${row.method} ${row.teacher} ${row.role}`.toLowerCase() : "";
       return words.every((word) => text.includes(word));
     };
@@ -811,6 +814,8 @@
       type: "button", "data-role": role, "aria-pressed": state.roles.has(role),
       onclick: () => { if (!state.roles.delete(role)) state.roles.add(role); update(); },
     }, glyph(role, ""), `${role} ${counts.get(role)}`)));
+    byId("roles").append(h("button", { type: "button", "data-role": "fits", "aria-pressed": state.fitsOnly,
+      onclick: () => { state.fitsOnly = !state.fitsOnly; update(); } }, "only what fits"));
     if (focused) byId("roles").querySelector(`[data-role="${focused}"]`)?.focus();
   }
 
@@ -982,7 +987,7 @@
     const on = (id, event, act) => byId(id).addEventListener(event, act);
     on("dataset", "change", (event) => {
       choose(Number(event.target.value));
-      Object.assign(state, { open: "", sort: "", direction: 1, roles: new Set(), on: usualSetting(), x: usualAxis() });
+      Object.assign(state, { open: "", sort: "", direction: 1, roles: new Set(), fitsOnly: false, on: usualSetting(), x: usualAxis() });
       byId("scroller").scrollTop = 0;
       rebuild();
     });
