@@ -99,9 +99,14 @@ def page(context: Any) -> Iterator[Any]:
     assert not wrong
 
 
-def show(page: Any, address: str, **said: Any) -> None:
+def show(page: Any, address: str, **state: Any) -> None:
     page.goto("about:blank")
-    page.goto(f"{address}#{urlencode(said)}")
+    page.goto(f"{address}#{urlencode(state)}")
+
+
+def said(page: Any, part: str) -> None:
+    """Wait until the address says so: it follows a moment after the page."""
+    page.wait_for_function("part => location.hash.includes(part)", arg=part, timeout=5000)
 
 
 def shown(page: Any) -> list[str]:
@@ -164,7 +169,8 @@ def test_a_slider_is_moved_by_keys_and_says_what_rejects(page: Any, pages: dict[
     # the upper end counts: 2.61 ms and half of its interquartile range
     assert any(text.startswith("latency 2.68 ms > ") for text in column(page, "fits"))
     assert column(page, "fits").count("✓ fits") == 5
-    assert "latency=" in page.url
+    limit = float(page.input_value("#typed-latency").split()[0])
+    said(page, f"latency={limit:g}")
     page.reload()
     assert page.inner_text("#count") == "5 of 10 fit"
     page.click("[data-role=fits]")
@@ -179,11 +185,11 @@ def test_a_limit_can_be_typed(page: Any, pages: dict[str, str]) -> None:
     for text, limit in (("1M", 1e6), ("0.57 m", 570_000), ("1,000,000", 1e6)):
         page.fill("#typed-params", text)
         page.press("#typed-params", "Enter")
-        assert f"params={limit:.0f}" in page.url
+        said(page, f"params={limit:.0f}")
     page.fill("#typed-params", "many")
     page.press("#typed-params", "Enter")
     assert page.get_attribute("#typed-params", "aria-invalid") == "true"
-    assert "params=1000000" in page.url
+    said(page, "params=1000000")
 
 
 @pytest.mark.parametrize("teachers", [False, True])
@@ -214,13 +220,13 @@ def test_what_fits_is_what_pick_says(page: Any, pages: dict[str, str], teachers:
         budget = Budget(**asked, runtimes=(runtime,) if runtime else (), teachers=teachers)
         choice = judge(records, budget, profiles=profiles, outcomes=outcomes, machine="d49a")
         on = "/".join(filter(None, [choice.machine, runtime]))
-        said = {**limits, "on": on} | ({"teachers": "1"} if teachers else {})
+        asked_for = {**limits, "on": on} | ({"teachers": "1"} if teachers else {})
         page.evaluate(
-            """said => new Promise((done) => {
+            """hash => new Promise((done) => {
                 addEventListener('hashchange', () => done(), { once: true });
-                location.hash = said;
+                location.hash = hash;
             })""",
-            urlencode(said),
+            urlencode(asked_for),
         )
         assert page.input_value("#setting") == on
         passing = sorted(verdict.cell_id for verdict in choice.verdicts if verdict.state in ("chosen", "passes"))
@@ -238,7 +244,7 @@ def test_another_data_set(page: Any, pages: dict[str, str]) -> None:
     page.select_option("#dataset", label=leaky)
     assert shown(page) != before
     assert "Leaky protocol" in page.inner_text("#notes .leak")
-    assert "pooled-random" in page.url
+    said(page, "pooled-random")
     address = page.url
     page.goto("about:blank")
     page.goto(address)
@@ -255,7 +261,7 @@ def test_details_open_and_close_by_keys(page: Any, pages: dict[str, str]) -> Non
     page.keyboard.press("Enter")
     assert page.is_visible("#details")
     assert page.evaluate("document.activeElement.id") == "details-title"
-    assert f"row={row}" in page.url
+    said(page, f"row={row}")
     page.keyboard.press("Escape")
     assert not page.is_visible("#details")
     assert page.evaluate("document.activeElement.dataset.row") == row

@@ -90,12 +90,23 @@
 
   /** The ways to run a row that count: on the chosen machine, with the chosen runtime. */
   function waysOf(row) {
-    const depth = state.on.split("/").length;
-    const ways = row.ways.filter((way) => {
-      const setting = set.settings[way.setting];
-      return setting.counts[state.teachers ? 1 : 0] && settingKey(setting, depth) === state.on;
-    });
+    const counted = countedSettings();
+    const ways = row.ways.filter((way) => counted[way.setting]);
     return ways.length ? ways : [NO_WAY];
+  }
+
+  /** For each setting of the data set whether it counts. */
+  const countedSettings = () => remembered(`settings ${state.on} ${state.teachers}`, () => {
+    const depth = state.on.split("/").length;
+    return set.settings.map((setting) => setting.counts[state.teachers ? 1 : 0] && settingKey(setting, depth) === state.on);
+  });
+
+  let memory = new Map();
+
+  /** What was worked out for this data set before; of ten thousand rows that is worth it. */
+  function remembered(what, make) {
+    if (!memory.has(what)) memory.set(what, make());
+    return memory.get(what);
   }
 
   const figureOf = (row, way, limit) => (limit.measured ? way[limit.key] : row.judged[limit.key]) ?? null;
@@ -209,6 +220,7 @@
   function choose(place) {
     state.data = place;
     set = data.datasets[place];
+    memory = new Map();
     state.columns = null;
     state.only = null;
   }
@@ -392,7 +404,7 @@
     student: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
     network: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
   };
-  const MOST_MARKS = 1500;
+  const MOST_MARKS = 800;
   const MOST_COLOURS = 6;
   const FEW = 12;
   const CLOSE = 10;
@@ -402,13 +414,12 @@
   const glyph = (role, colour) => s("svg", { class: `glyph ${colour}`, viewBox: "-6 -6 12 12", "aria-hidden": "true" }, shape(role));
 
   /** [class, text] for each value of what colour stands for: the most frequent have one of their own. */
-  function colours() {
+  const colours = () => remembered(`colours ${state.colour}`, () => {
     const often = new Map();
     set.rows.forEach((row) => often.set(row[state.colour], (often.get(row[state.colour]) ?? 0) + 1));
     const ordered = [...often].sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
-    const classes = new Map(ordered.map(([value], place) => [value, `k${Math.min(place, MOST_COLOURS)}`]));
-    return classes;
-  }
+    return new Map(ordered.map(([value], place) => [value, `k${Math.min(place, MOST_COLOURS)}`]));
+  });
 
   function xOf(row) {
     if (state.x !== "latency") return row.judged[state.x]?.[0] ?? null;
@@ -479,7 +490,11 @@
     let shifted = false;
     for (const mark of marks) {
       const at = { x: scale.x(mark.x), y: scale.y(mark.y[0]) };
-      const near = placed.filter((other) => Math.abs(other.from - at.x) < 3 && Math.abs(other.y - at.y) < CLOSE);
+      const near = [];
+      // they stand in the order of their costs, so those before the first that is further left are as well
+      for (let place = placed.length - 1; place >= 0 && at.x - placed[place].from < 3; place -= 1) {
+        if (Math.abs(placed[place].y - at.y) < CLOSE) near.push(placed[place]);
+      }
       const free = (shift) => near.every((other) => Math.hypot(other.x - at.x - shift, other.y - at.y) >= CLOSE);
       mark.shift = SHIFTS.find(free) ?? 0;
       shifted ||= mark.shift !== 0;
@@ -802,7 +817,7 @@
   }
 
   function drawTable(best) {
-    columns = tableColumns().map((column) => ({ ...column, width: widthOf(column) }));
+    columns = tableColumns().map((column) => ({ ...column, width: column.class === "fits" ? column.longest : remembered(`width ${column.key}`, () => widthOf(column)) }));
     lastBest = best;
     drawHead();
     drawRows(true);
@@ -965,6 +980,8 @@
 
   // ---------------------------------------------------------------- together
 
+  let writing = 0;
+
   function update() {
     judgeAll();
     makeView();
@@ -973,7 +990,9 @@
     drawTable(best);
     drawChart(best);
     drawDetails();
-    writeHash();
+    // browsers drop addresses that change too often, as they would while a slider moves
+    clearTimeout(writing);
+    writing = setTimeout(writeHash, 120);
   }
 
   function rebuild() {
