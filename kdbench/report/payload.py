@@ -38,8 +38,9 @@ from kdbench.types import Environment, ProfileRecord, RunRecord
 
 Plain = dict[str, Any]
 
-DIGITS = 12
-"""Figures are rounded to so many significant ones: the last of a sum depend on the machine that adds."""
+DIGITS = 6
+"""Figures are rounded to so many significant ones: the last of a sum depend on the machine that adds. What limits are
+held against is not rounded."""
 
 CURVE_DIGITS = 4
 

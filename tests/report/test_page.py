@@ -146,7 +146,7 @@ def test_figures_are_those_of_the_rows() -> None:
             assert shown["cells"][place] is None
             assert shown["failure"]
         else:
-            assert shown["cells"][place][0] == pytest.approx(row.accuracy, rel=1e-11)
+            assert shown["cells"][place][0] == pytest.approx(row.accuracy, rel=1e-5)
             assert shown["cells"][place][1] == f"{100 * row.accuracy:.1f}"
     assert sum(cell[3:] == [1] for cell in (row["cells"][place] for row in found["rows"]) if cell) == 1
 

@@ -384,7 +384,7 @@
       return null;
     }
     const facts = LIMITS.map((limit) => [limit, figureOf(best.row, best.way, limit)]).filter(([, figure]) => figure !== null)
-      .map(([limit, figure]) => `${limit.kind === "fraction" ? `${limit.name} ` : ""}${amount(figure[0], limit.kind)}${limit.kind === "count" || limit.key === "memory" ? ` ${limit.name}` : ""}`);
+      .map(([limit, figure]) => `${limit.kind === "fraction" ? `${limit.name} ` : ""}${amount(figure[0], limit.kind)}${limit.kind === "count" || limit.kind === "bytes" ? ` ${limit.name}` : ""}`);
     const what = best.row.judged.accuracy ? "Most accurate that fits: " : "Quickest that fits: ";
     line.replaceChildren(what, h("button", { type: "button", onclick: (event) => open(best.row.id, event.currentTarget) }, name(best.row.name)),
       h("span", { class: "soft" }, ` — ${facts.join(" · ")}`));
@@ -654,11 +654,11 @@
     const figures = set.columns.map((column, place) => ({ ...column, place, title: column.unit ? `${column.title} (${column.unit})` : column.title, number: true }));
     const fits = active().length ? [{ key: "fits", title: "fits", text: fitsText, longest: 215, class: "fits" }] : [];
     const teacher = set.rows.some((row) => row.teacher) ? [text("teacher", "teacher", 190)] : [];
-    const method = set.rows.some((row) => row.method) ? [text("method", "method", 215)] : [];
+    const method = set.rows.some((row) => row.method) ? [text("method", "method", 200)] : [];
     const rank = set.rows.some((row) => row.rank) ? [{ key: "rank", title: "rank", number: true, text: rankText }] : [];
     // what counts stands where no one has to scroll for it
     const [first, ...others] = figures.filter((column) => isShown(column));
-    return [text("model", "model", 205), ...rank, ...(first ? [first] : []), ...fits, ...method, ...teacher, ...others];
+    return [text("model", "model", 235), ...rank, ...(first ? [first] : []), ...fits, ...method, ...teacher, ...others];
   }
 
   function isShown(column) {
@@ -695,7 +695,7 @@
       const text = cellText(row, column).join(" ");
       if (text.length > longest.length) longest = text;
     }
-    pen.font = `13.5px ${getComputedStyle(document.body).fontFamily}`;
+    pen.font = `${column.key === "model" ? 600 : 400} 13.5px ${getComputedStyle(document.body).fontFamily}`;
     const words = Math.max(...column.title.split(/\s/).map((word) => pen.measureText(word).width)) * 0.95 + 34;
     const body = pen.measureText(longest).width * 1.03 + 24 + (column.key === "model" ? 24 : 0);
     return Math.ceil(Math.min(Math.max(words, body, 64), Math.max(column.longest ?? 260, words)));
@@ -830,7 +830,7 @@
       onclick: () => { if (!state.roles.delete(role)) state.roles.add(role); update(); },
     }, glyph(role, ""), `${role} ${counts.get(role)}`)));
     byId("roles").append(h("button", { type: "button", "data-role": "fits", "aria-pressed": state.fitsOnly,
-      onclick: () => { state.fitsOnly = !state.fitsOnly; update(); } }, "only what fits"));
+      onclick: () => { state.fitsOnly = !state.fitsOnly; update(); } }, "only fits"));
     if (focused) byId("roles").querySelector(`[data-role="${focused}"]`)?.focus();
   }
 
@@ -909,7 +909,10 @@
     const pairs = set.columns.map((column, place) => [column, row.cells[place]]).filter(([, cell]) => cell !== null)
       .map(([column, cell]) => [column.unit ? `${column.title} (${column.unit})` : column.title, `${cell[1]} ${cell[2]}`.trim()]);
     if (row.rank !== null) pairs.unshift(["rank", rankText(row).join(" ").trim()]);
-    if (found.gain) pairs.push(["gain, 95 % interval (points)", `${(100 * found.gain[0]).toFixed(1)} to ${(100 * found.gain[1]).toFixed(1)}`]);
+    const gain = pairs.findIndex(([title]) => title.startsWith("gain"));
+    if (found.gain && gain >= 0) {
+      pairs.splice(gain + 1, 0, ["95 % interval of the gain (points)", found.gain.slice(0, 2).map((end) => (100 * end).toFixed(1)).join(" to ")]);
+    }
     return list(pairs, "facts figures");
   }
 
