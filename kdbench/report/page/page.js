@@ -170,7 +170,11 @@
 
   // ---------------------------------------------------------------- the address keeps the view
 
+  let address = "";
+
   function writeHash() {
+    // the reader has just given another one, which is about to be read
+    if (location.hash !== address) return;
     const said = new URLSearchParams();
     if (state.data !== fullest()) said.set("data", set.title);
     for (const limit of active()) said.set(limit.key, String(state.limits[limit.key]));
@@ -185,12 +189,14 @@
     if (state.open) said.set("row", state.open);
     try {
       history.replaceState(null, "", `#${said}`);
+      address = location.hash;
     } catch {
       // some hosts of embedded pages forbid it; the page works without
     }
   }
 
   function readHash() {
+    address = location.hash;
     const said = new URLSearchParams(location.hash.slice(1));
     const place = data.datasets.findIndex((dataset) => dataset.title === said.get("data"));
     choose(place >= 0 ? place : fullest());
