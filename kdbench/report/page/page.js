@@ -305,6 +305,7 @@
     byId("setting-field").hidden = choices.length === 0;
     byId("setting").replaceChildren(...choices.map(([key, text]) => h("option", { value: key, selected: key === state.on }, text)));
     byId("teachers").checked = state.teachers;
+    byId("teachers").parentElement.hidden = !set.rows.some((row) => row.role === "teacher");
   }
 
   function domainOf(values, limit) {
@@ -619,8 +620,8 @@
     const [value, , ends] = row.judged.accuracy;
     const verdict = verdicts.get(row.id);
     const range = ends.length ? ` (95 %: ${(100 * ends[0]).toFixed(1)} to ${(100 * ends[1]).toFixed(1)})` : "";
-    tip.replaceChildren(h("strong", {}, name(row.name)), h("div", {}, `accuracy ${amount(value, "fraction")}${range}`), h("div", {}, axisText(xOf(row))),
-      verdict?.failed.length ? h("div", { class: "failure" }, failureText(verdict)) : null);
+    tip.replaceChildren(h("strong", {}, name(row.name)), h("div", {}, `accuracy ${amount(value, "fraction")}${range}`), h("div", {}, axisText(xOf(row))));
+    if (verdict?.failed.length) tip.append(h("div", { class: "failure" }, failureText(verdict)));
     if (!verdict) tip.append(h("div", { class: "soft" }, "a teacher: no candidate"));
     tip.hidden = false;
     const box = mark.lastChild.getBoundingClientRect();
@@ -792,7 +793,7 @@
   function drawRows(force) {
     const scroller = byId("scroller");
     const first = everyRow ? 0 : Math.max(0, Math.floor(scroller.scrollTop / ROW_HEIGHT) - SPARE);
-    const count = everyRow ? view.length : Math.ceil((scroller.clientHeight || 600) / ROW_HEIGHT) + 2 * SPARE;
+    const count = everyRow ? view.length : Math.ceil(Math.max(scroller.clientHeight, innerHeight) / ROW_HEIGHT) + 2 * SPARE;
     const last = Math.min(view.length, first + count);
     if (!force && lastRange === `${first}:${last}`) return;
     lastRange = `${first}:${last}`;
@@ -823,7 +824,10 @@
   }
 
   function drawTable(best) {
-    columns = tableColumns().map((column) => ({ ...column, width: column.class === "fits" ? column.longest : remembered(`width ${column.key}`, () => widthOf(column)) }));
+    // on a telephone the first column, which stays in place, leaves room for another one
+    const most = (column) => (column.key === "model" && innerWidth < 600 ? 165 : Infinity);
+    const width = (column) => (column.class === "fits" ? column.longest : remembered(`width ${column.key}`, () => widthOf(column)));
+    columns = tableColumns().map((column) => ({ ...column, width: Math.min(width(column), most(column)) }));
     lastBest = best;
     drawHead();
     drawRows(true);
@@ -1064,6 +1068,7 @@
     });
     addEventListener("click", (event) => { if (!byId("columns").contains(event.target)) byId("columns").open = false; });
     addEventListener("hashchange", () => { readHash(); rebuild(); });
+    addEventListener("resize", () => drawRows(false));
     addEventListener("beforeprint", () => { everyRow = true; drawRows(true); });
     addEventListener("afterprint", () => { everyRow = false; drawRows(true); });
     let width = 0;
