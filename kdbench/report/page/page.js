@@ -42,7 +42,7 @@
   const NO_WAY = { setting: -1, latency: null, memory: null };
 
   const state = {
-    data: 0, limits: {}, on: "", teachers: false, x: "", colour: "teacher", only: null,
+    data: 0, limits: {}, on: "", teachers: false, x: "", colour: "teacher",
     query: "", roles: new Set(), fitsOnly: false, sort: "", direction: 1, columns: null, open: "",
   };
   let set = data.datasets[0];
@@ -228,7 +228,6 @@
     set = data.datasets[place];
     memory = new Map();
     state.columns = null;
-    state.only = null;
   }
 
   function settingChoices() {
@@ -341,7 +340,7 @@
   function limitBox(limit, values) {
     const id = `limit-${limit.key}`;
     const said = `${limit.name}, ${limit.floor ? "at least" : "at most"}`;
-    const bound = (value) => {
+    const setLimit = (value) => {
       if (value === undefined) delete state.limits[limit.key];
       else state.limits[limit.key] = value;
       update();
@@ -350,14 +349,14 @@
       const text = event.target.value.trim();
       const value = /^(|no limit)$/.test(text) ? undefined : parsed(text, limit.kind);
       event.target.setAttribute("aria-invalid", value === null);
-      if (value !== null) bound(value);
+      if (value !== null) setLimit(value);
     };
     const shares = values.length <= 400 ? [...new Set(values.map((value) => (100 * shareOf(limit, value)).toFixed(1)))] : [];
     return h("div", { class: "limit", id: `box-${limit.key}` },
       h("div", { class: "limit-head" },
         h("label", { for: id }, limit.title),
         h("input", { type: "text", id: `typed-${limit.key}`, "aria-label": `${said}, typed`, onchange: typed, autocomplete: "off", spellcheck: "false" })),
-      h("input", { type: "range", id, "aria-label": said, min: 0, max: STEPS, step: 1, oninput: (event) => bound(limitAt(limit, Number(event.target.value))) }),
+      h("input", { type: "range", id, "aria-label": said, min: 0, max: STEPS, step: 1, oninput: (event) => setLimit(limitAt(limit, Number(event.target.value))) }),
       s("svg", { class: "ticks", "aria-hidden": "true" },
         ...shares.map((share) => s("line", { x1: `${share}%`, x2: `${share}%`, y1: 1, y2: 6 }))),
       h("div", { class: "rejects", id: `rejects-${limit.key}` }));
@@ -575,7 +574,6 @@
     y[2].length ? s("line", { class: "whisker", x1: cx, x2: cx, y1: scale.y(y[2][0]), y2: scale.y(y[2][1]) }) : null,
     s("g", { transform: `translate(${cx},${cy})` }, s("circle", { class: "ring", r: 9 }), shape(y[0] < scale.y0 ? "baseline" : row.role)));
     if (y[0] < scale.y0) node.lastChild.lastChild.setAttribute("transform", "rotate(180)");
-    if (state.only !== null && row[state.colour] !== state.only) node.style.opacity = 0.12;
     return node;
   }
 
