@@ -25,6 +25,7 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     latex = "latex"
+    html = "html"
 
 
 _MOST_LINES = 24  # of a difference
@@ -38,7 +39,8 @@ def report(
         typer.Option(help="A file or folder of profiles from another machine; may be given several times."),
     ] = None,
     format: Annotated[
-        Format, typer.Option(help="Markdown for people, LaTeX for papers; CSV and JSON carry raw numbers.")
+        Format,
+        typer.Option(help="Markdown for people, HTML to play with, LaTeX for papers; CSV and JSON carry raw numbers."),
     ] = Format.md,
     columns: Annotated[
         str, typer.Option(help="Only these, in this order: accuracy,gain,params,macs; names or keys of CSV.")

@@ -13,7 +13,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from kdbench.choices import FLOORS, KINDS, Check, Limit, LimitKey, ObjectiveKey, Relaxation, State, Verdict
 from kdbench.pick import words
-from kdbench.pick.candidates import Candidate, Option, label
+from kdbench.pick.candidates import Candidate, Option
+from kdbench.report.judged import label
 from kdbench.report.rows import Row
 
 TIE_BREAKERS: tuple[ObjectiveKey, ...] = ("accuracy", "latency", "macs", "params", "bytes", "memory")

@@ -17,6 +17,7 @@ from typing import Any
 
 from kdbench.errors import RecordError, UnknownName
 from kdbench.report.costs import render_costs
+from kdbench.report.html import render_html
 from kdbench.report.latex import latex_costs, render_latex
 from kdbench.report.markdown import render_markdown
 from kdbench.report.outcomes import Outcomes
@@ -38,6 +39,7 @@ __all__ = [
     "profiles_of",
     "render",
     "render_costs",
+    "render_html",
     "render_latex",
     "render_markdown",
     "to_frame",
@@ -79,7 +81,7 @@ def _latex(
     return render_latex(records, profiles, outcomes, names) if records else latex_costs(profiles)
 
 
-FORMATS: dict[str, Renderer] = {"md": _page, "csv": _csv, "json": _json, "latex": _latex}
+FORMATS: dict[str, Renderer] = {"md": _page, "csv": _csv, "json": _json, "latex": _latex, "html": render_html}
 
 
 def collect(results_dir: Path | str) -> list[RunRecord]:
@@ -129,7 +131,8 @@ def render(
     outcomes: Outcomes | None = None,
     columns: Sequence[str] | None = None,
 ) -> str:
-    """The leaderboard as text that ends with a newline: md, csv, json or latex; without records, the costs alone.
+    """The leaderboard as text that ends with a newline: md, csv, json, latex or html; without records, the costs
+    alone.
 
     Args:
         profiles: measured apart from the runs; they join the rows they belong to.

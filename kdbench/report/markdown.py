@@ -70,7 +70,7 @@ def render_markdown(
     blocks = [f"# {escape(title)}", _summary(records), *across_protocols(rows)]
     shown: set[str] = set()
     for name, group in zip(titles, sections.values(), strict=True):
-        kept = _columns_with_figures(group, columns)
+        kept = columns_with_figures(group, columns)
         shown |= {column.key for column in kept}
         blocks += _section(name, group, kept, columns, any_protocol)
     blocks += _failures(records)
@@ -103,7 +103,16 @@ def _section(
 
 
 def _protocol(rows: Sequence[Row], any_protocol: bool) -> str:
-    """How the images were split, whether that leaks, and how many test images are independent.
+    """`protocol_lines` as one paragraph."""
+    lines = []
+    for leaky, text in protocol_lines(rows, any_protocol):
+        head, _, rest = text.partition(": ")
+        lines.append(f"**{head}:** {escape(rest)}" if leaky else escape(text))
+    return "\\\n".join(lines)
+
+
+def protocol_lines(rows: Sequence[Row], any_protocol: bool) -> list[tuple[bool, str]]:
+    """How the images were split, whether that leaks, and how many test images are independent: (is it a warning, what).
 
     Args:
         any_protocol: whether any record of the page notes its protocol; where none does, nothing is said.
@@ -112,25 +121,26 @@ def _protocol(rows: Sequence[Row], any_protocol: bool) -> str:
     names = sorted({card.protocol for card in cards if card.protocol})
     lines = []
     if names:
-        lines.append(f"Protocol: {escape(' or '.join(names))}.")
+        lines.append((False, f"Protocol: {' or '.join(names)}."))
     elif any_protocol:
-        lines.append("Protocol: not noted.")
-    lines += [
-        f"**Leaky protocol:** {escape(leak)}." for leak in sorted({card.leak.rstrip(".") for card in cards}) if leak
-    ]
+        lines.append((False, "Protocol: not noted."))
+    leaks = sorted({card.leak.rstrip(".") for card in cards})
+    lines += [(True, f"Leaky protocol: {leak}.") for leak in leaks if leak]
     counts = _test_counts(rows)
     if counts is not None:
         images, independent = counts
         if independent < images:
-            lines.append(f"{images:,} test images in {independent:,} independent groups: intervals count groups.")
+            said = f"{images:,} test images in {independent:,} independent groups: intervals count groups."
+            lines.append((False, said))
         elif any(row.interval is not None for row in rows):
-            lines.append(
+            said = (
                 f"{images:,} test images, none known to belong together with another: intervals count images."
                 if all(card.independent for card in cards)
                 else f"{images:,} test images. Which of them belong together was not noted when these runs were made: "
                 "intervals count images, and are too narrow where some are copies."
             )
-    return "\\\n".join(lines)
+            lines.append((False, said))
+    return lines
 
 
 def _test_counts(rows: Sequence[Row]) -> tuple[int, int] | None:
@@ -239,7 +249,7 @@ def best_cells(rows: Sequence[Row], column: Column) -> set[str]:
     return {cell_id for cell_id, value in figures.items() if value == top}
 
 
-def _columns_with_figures(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
+def columns_with_figures(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
     """A column without a single figure is not shown; `_caution` says which."""
     return [column for column in columns if any(column.value(row) is not None for row in rows)] or list(columns[:1])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.model import MODELS
-from kdbench.report import Outcomes, collect, collect_profiles, render
+from kdbench.report import Outcomes, collect, collect_profiles, profiles_of, render
 from kdbench.report.audits import render_audit
 from kdbench.store import load_audits
 
@@ -31,6 +31,15 @@ def test_every_run_has_its_predictions_and_no_weights_or_cells_are_committed(nam
     assert {path.parent.name for path in pictures} <= {"plots"}
     # a picture is of figures if `kdbench report --plots` drew it as SVG as well
     assert all(path.with_suffix(".svg").is_file() for path in pictures)
+
+
+def test_the_page_for_the_browser_follows_from_the_records() -> None:
+    page = (RESULTS / "leaderboard.html").read_text(encoding="utf-8")
+    assert (
+        render(collect(RESULTS), "html", profiles_of(RESULTS, [RESULTS / "profiles"]), Outcomes.below(RESULTS)) == page
+    )
+    assert len(page) < 2_000_000
+    assert not [word for word in ("/home/", "/work", "/tmp") if word in page]
 
 
 def test_the_page_of_costs_follows_from_its_profiles() -> None:
