@@ -253,8 +253,8 @@ class QuantiseSpec(Frozen):
     images: int = Field(
         default=256, ge=1, description="training images that ranges are taken from, of all classes alike"
     )
-    ranges: Literal["minmax", "percentile", "entropy"] = Field(
-        default="minmax", description="how ranges of activations are chosen"
+    ranges: Literal["minmax", "percentile"] = Field(
+        default="minmax", description="of activations: all values, or all but the most extreme 0.001 %"
     )
 
     @property

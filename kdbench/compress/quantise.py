@@ -194,12 +194,6 @@ def _export(network: nn.Module, image_size: int, path: Path) -> None:
         raise CompressError(f"{problem}; only what ONNX can express becomes int8") from problem
     except Exception as problem:  # exporters trace the network's own code, which may raise anything
         raise CompressError(f"torch.onnx cannot export the network: {complaint(problem)}") from problem
-    import onnx
-
-    model = onnx.load(path)
-    for node in model.graph.node:
-        del node.metadata_props[:]  # where in whose folder the code stands that made it: half of a small file
-    onnx.save(model, path)
 
 
 def _left_out(path: Path, spec: QuantiseSpec) -> dict[str, str]:
@@ -244,14 +238,12 @@ def _static(before: Path, after: Path, spec: QuantiseSpec, calibration: np.ndarr
 
     methods = {
         "minmax": CalibrationMethod.MinMax,
-        "percentile": CalibrationMethod.Percentile,
-        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,  # its entropy has as many bins as steps, and so cuts nothing off
     }
     quantize_static(
         before,
         after,
-        # histograms are collected of equal batches only
-        _reader(calibration, _BATCH if spec.ranges == "minmax" else 1),
+        _reader(calibration),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=[*WEIGHTED, *FUSED],
         nodes_to_exclude=left,
@@ -301,8 +293,11 @@ _TOOLS: dict[tuple[str, bool], Callable[[Path, Path, QuantiseSpec, np.ndarray, l
 }
 
 
-def _reader(images: np.ndarray, batch: int) -> Any:
+def _reader(images: np.ndarray) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
+
+    # histograms are collected of equal batches only
+    batch = next(size for size in range(_BATCH, 0, -1) if len(images) % size == 0)
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

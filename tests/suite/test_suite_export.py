@@ -164,6 +164,8 @@ def test_the_onnx_file_knows_itself(deployed):
     assert model.opset_import[0].version == about.opset == OPSET
     (image,) = model.graph.input
     assert image.type.tensor_type.shape.dim[0].dim_param  # any number of images
+    # the exporter notes on each node whose file it came from
+    assert b"site-packages" not in (deployed.export("crop") / ONNX).read_bytes()
 
 
 def test_parity_is_of_test_images_where_they_are_here(deployed):

@@ -218,7 +218,7 @@ def export_onnx(network: nn.Module, image_size: int) -> Any:
     """
     try:
         # two images: torch.export takes a size of 1 for a constant
-        return torch.onnx.export(
+        program: Any = torch.onnx.export(
             network,
             (reference_images(image_size),),
             dynamo=True,
@@ -230,6 +230,9 @@ def export_onnx(network: nn.Module, image_size: int) -> Any:
         )
     except torch.onnx.OnnxExporterError as error:
         raise ProfileError(f"torch.onnx cannot export the network: {complaint(error)}") from error
+    for node in program.model.graph:
+        node.metadata_props.clear()  # in whose folder the code stands that made it: half of a small file
+    return program
 
 
 RUNTIMES.add(OnnxRuntime.name, OnnxRuntime())
