@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdbench.choices import Budget, Choice
     from kdbench.compress.artefact import Artefact
     from kdbench.compress.classifier import Classifier, Predictions
-    from kdbench.config import Suite, load_device
+    from kdbench.config import CompressEntry, Suite, load_device
     from kdbench.data.dataset import Dataset, open_dataset
     from kdbench.data.memory import from_arrays, from_torch
     from kdbench.engine.distill import Distilled, distill
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kdbench.report import Outcomes, collect, collect_profiles, render
     from kdbench.report.compare import Comparison, compare
     from kdbench.store import Store
-    from kdbench.suite.api import plan_suite, run_suite
+    from kdbench.suite.api import compress_run, plan_suite, run_suite
     from kdbench.suite.evaluate import evaluate_results
     from kdbench.suite.export import export_run, load_export, load_run
     from kdbench.suite.plan import load_suite
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         EvaluationRecord,
         MethodSpec,
         ModelChoice,
+        PruneSpec,
+        QuantiseSpec,
         RunRecord,
         RunSpec,
         TrainSpec,
@@ -53,6 +55,7 @@ __all__ = [
     "Choice",
     "Classifier",
     "Comparison",
+    "CompressEntry",
     "Dataset",
     "DatasetSpec",
     "Distilled",
@@ -64,6 +67,8 @@ __all__ = [
     "ModelChoice",
     "Outcomes",
     "Predictions",
+    "PruneSpec",
+    "QuantiseSpec",
     "RunRecord",
     "RunSpec",
     "Sampling",
@@ -76,6 +81,7 @@ __all__ = [
     "collect",
     "collect_profiles",
     "compare",
+    "compress_run",
     "distill",
     "evaluate_results",
     "export_run",
@@ -101,6 +107,7 @@ _HOMES = {
     "Artefact": "kdbench.compress.artefact",
     "Classifier": "kdbench.compress.classifier",
     "Comparison": "kdbench.report.compare",
+    "CompressEntry": "kdbench.config",
     "Dataset": "kdbench.data.dataset",
     "Distilled": "kdbench.engine.distill",
     "KdbenchError": "kdbench.errors",
@@ -114,6 +121,7 @@ _HOMES = {
     "collect": "kdbench.report",
     "collect_profiles": "kdbench.report",
     "compare": "kdbench.report.compare",
+    "compress_run": "kdbench.suite.api",
     "distill": "kdbench.engine.distill",
     "evaluate_results": "kdbench.suite.evaluate",
     "export_run": "kdbench.suite.export",
