@@ -39,20 +39,27 @@ def compress(
     quantise: Annotated[
         str | None, typer.Option(metavar="KIND", help="int8 (static), dynamic, or aware: fine-tuned as it will round.")
     ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(help="Time the run and its stages afterwards; several: onnxruntime,openvino.", show_default=False),
+    ] = "",
     data_root: DataRoot = None,
 ) -> None:
     """Prune a trained student, fine-tune it, and write it in int8: each stage becomes a run with a record of its own.
 
-    What was done before is not done again. `kdbench profile --results DIR` measures what the stages cost,
-    `kdbench report --results DIR` says what each step cost and brought, `kdbench export` takes one along.
+    What was done before is not done again. `kdbench report --results DIR` says what each step cost and brought,
+    `kdbench export` takes one along.
 
     Exit codes: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted: the same command goes on.
 
     Example: kdbench compress "resnet8_w16/kd" --results results/mine --prune macs=0.5 --quantise int8
     """
     from kdbench.cli.screen import Screen
+    from kdbench.profiling.runtime import Setting, usable
     from kdbench.suite.api import compress_run
 
+    for name in filter(None, (part.strip() for part in runtime.split(","))):
+        usable(Setting(name))  # says what is missing before anything is trained
     train = {"epochs": epochs, "learning_rate": learning_rate}
     entry = _entry(
         prune or [], importance, distil, teacher, {key: value for key, value in train.items() if value}, quantise
@@ -68,8 +75,32 @@ def compress(
         raise typer.Exit(130) from None
     for record in (first, *stages):
         typer.echo(_line(record, first))
+    if runtime:
+        _time(results, [record.run_id for record in (first, *stages) if record.status == "ok"], runtime, command)
     if any(record.status != "ok" for record in stages):
         raise typer.Exit(1)
+
+
+def _time(results: Path, run_ids: list[str], runtimes: str, command: str) -> None:
+    """Measure these runs in turns, and keep that in the results folder."""
+    from kdbench.cli.screen import Screen
+    from kdbench.report.figures import milliseconds
+    from kdbench.store import Store, setting_text
+    from kdbench.suite.profile import Measures, profile_results, profiles_name
+
+    store = Store(results)
+    names = tuple(name.strip() for name in runtimes.split(",") if name.strip())
+    measures = Measures(runtimes=names, precisions=("fp32", "int8"), check=False)
+    with Screen() as screen:
+        taken = profile_results(store, measures=measures, only=run_ids, command=command, progress=screen)
+    path = store.write_profiles(profiles_name(taken), taken)
+    for record in taken:
+        for latency in record.latencies:
+            figure = milliseconds(latency.median_ms, latency.interval_ms)
+            typer.echo(f"{record.run_id}  {record.title}: {figure} ms, {setting_text(latency)}")
+        for setting, reason in record.failures.items():
+            typer.echo(f"{record.run_id}  {record.title}: not timed in {setting}: {reason}", err=True)
+    typer.echo(f"wrote {path}", err=True)
 
 
 def _entry(

@@ -31,6 +31,9 @@ def profile(
     results: Annotated[
         Path | None, typer.Option(help="Profile every trained student of this results folder, and keep it there.")
     ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="With --results: part of the titles of the runs wanted, or a pattern.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weight file of the one model that is named.")] = None,
     image_size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels, both sides.")] = 64,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 5,
@@ -64,6 +67,8 @@ def profile(
         raise typer.BadParameter("name models, or give --results DIR: one of the two", param_hint="MODEL")
     if weights is not None and (model is None or len(model) != 1):
         raise typer.BadParameter("goes with exactly one model", param_hint="--weights")
+    if only is not None and results is None:
+        raise typer.BadParameter("goes with --results", param_hint="--only")
     numbers = [_numbers(batch_size, "--batch-size"), _numbers(threads, "--threads")]
     precisions = _choices(precision, "--precision", ("fp32", "bf16", "int8"))
     _choices(device, "--device", ("cpu", "cuda"))
@@ -120,7 +125,7 @@ def profile(
                     progress=screen,
                 )
             else:
-                found = _of_results(results, measures, command, screen)
+                found = _of_results(results, measures, only, command, screen)
     plain = [record.model_dump(mode="json") for record in found]
     text = to_json.dumps(plain[0] if len(plain) == 1 else plain, indent=1) + "\n"
     if json:
@@ -137,22 +142,23 @@ def profile(
         typer.echo(f"wrote {plot}", err=True)
 
 
-def _of_results(results: Path, measures: Measures, command: str, screen: Screen) -> list[ProfileRecord]:
+def _of_results(
+    results: Path, measures: Measures, only: str | None, command: str, screen: Screen
+) -> list[ProfileRecord]:
     """The profiles of every results folder at or below that one, each written as soon as it is there."""
-    from kdbench.errors import RecordError
+    from kdbench.errors import ConfigError, RecordError
     from kdbench.store import Store, find_stores
-    from kdbench.suite.profile import profile_results
+    from kdbench.suite.profile import profile_results, profiles_name
 
     found: list[ProfileRecord] = []
-    without: list[RecordError] = []
+    without: list[RecordError | ConfigError] = []
     for store in find_stores(results) or [Store(results)]:
         try:
-            taken = profile_results(store, measures=measures, command=command, progress=screen)
-        except RecordError as problem:
+            taken = profile_results(store, measures=measures, only=only, command=command, progress=screen)
+        except (RecordError, ConfigError) as problem:
             without.append(problem)
             continue
-        machine = taken[0].environment.fingerprint[:4]
-        path = store.write_profiles(f"{taken[0].started[:19].replace(':', '')}-{machine}", taken)
+        path = store.write_profiles(profiles_name(taken), taken)
         screen.noted(f"wrote {path}")
         found += taken
     if not found:

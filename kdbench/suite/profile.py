@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from kdbench.profiling.profile import profile_model
 from kdbench.profiling.runtime import RUNTIMES, Setting, usable
 from kdbench.profiling.session import DEFAULT, Sampling, measure
 from kdbench.store import Store
+from kdbench.suite.plan import matching
 from kdbench.suite.trained import load_trained
 from kdbench.types import Device, Latency, ModelChoice, Profile, ProfileRecord, Progress, RunPrecision, RunRecord
 
@@ -116,6 +117,7 @@ def profile_results(
     store: Store,
     *,
     measures: Measures = Measures(),
+    only: str | Collection[str] | None = None,
     command: str = "",
     progress: Progress | None = None,
 ) -> list[ProfileRecord]:
@@ -123,12 +125,18 @@ def profile_results(
 
     Quantised ones are timed in int8 alone, the others in every other precision. What no setting is for is left out.
 
-    Raises: RecordError, if it has none with its weights, or no quantised one where int8 is all that is asked;
-        RuntimeUnavailable; ProfileError.
+    Args:
+        only: a pattern, or a part of the titles, of the runs wanted; or their ids.
+    Raises: ConfigError if the pattern matches nothing; RecordError, if it has none with its weights, or no quantised
+        one where int8 is all that is asked; RuntimeUnavailable; ProfileError.
     """
     first: dict[str, _Candidate] = {}
     records = sorted(store.records(), key=lambda record: (record.spec.title, record.spec.seed, record.run_id))
     finished_ones = [record for record in records if record.status == "ok" and record.spec.role == "student"]
+    if only is not None and finished_ones:
+        specs = [record.spec for record in finished_ones]
+        chosen = {spec.run_id for spec in matching(specs, only)} if isinstance(only, str) else set(only)
+        finished_ones = [record for record in finished_ones if record.run_id in chosen]
     for record in finished_ones:
         if record.cell_id not in first and (found := _stored(store, record)) is not None:
             first[record.cell_id] = found
@@ -147,6 +155,11 @@ def profile_results(
             else f"{store.root} holds quantised students alone, and they are timed in int8; add --precision int8"
         )
     return _profile(candidates, measures, command, progress)
+
+
+def profiles_name(taken: Sequence[ProfileRecord]) -> str:
+    """Of the file that a results folder keeps them in: when and where they were measured."""
+    return f"{taken[0].started[:19].replace(':', '')}-{taken[0].environment.fingerprint[:4]}"
 
 
 # ---------------------------------------------------------------- parts

@@ -78,6 +78,7 @@ def test_a_stage_that_fails_is_an_exit_code(compress, monkeypatch):
         (("ce", "--prune", "macs=0.5", "--teacher", "me"), "error: --teacher: input should be 'unpruned' or"),
         (("ce", "--quantise", "int4"), "error: --quantise: input should be 'static', 'dynamic' or 'aware'"),
         (("zebra", "--quantise", "int8"), "error: there is no run 'zebra'"),
+        (("ce", "--quantise", "int8", "--runtime", "tflite"), "error: unknown runtime 'tflite'"),
     ],
 )
 def test_what_cannot_be_is_one_line(compress, arguments, said):

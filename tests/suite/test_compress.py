@@ -10,8 +10,10 @@ from kdbench.config import CompressEntry
 from kdbench.data.dataset import open_dataset
 from kdbench.data.views import Views
 from kdbench.engine.evaluate import predict
-from kdbench.errors import ConfigError, ExportError, RecordError
+from kdbench.errors import ConfigError, ExportError, ProfileError, RecordError
 from kdbench.model import normalisation
+from kdbench.profiling.session import Sampling
+from kdbench.report import build_rows
 from kdbench.store import Store
 from kdbench.suite import compress as compress_module
 from kdbench.suite import run as run_module
@@ -20,6 +22,7 @@ from kdbench.suite.compress import balanced
 from kdbench.suite.evaluate import evaluate_results
 from kdbench.suite.export import export_run, load_export, load_run
 from kdbench.suite.plan import make_plan
+from kdbench.suite.profile import Measures, profile, profile_results
 from kdbench.suite.trained import load_trained
 from kdbench.types import EvaluateSpec, RunRecord
 
@@ -308,6 +311,37 @@ def test_stages_are_tried_on_corrupted_images_like_any_other_run(compressed):
     assert all(one.failure is None for one in found)
     small = next(one for one in found if one.run_id == records[INT8].run_id)
     assert small.metrics.accuracy == records[INT8].test_metrics.accuracy
+
+
+def test_stages_are_timed_each_in_what_it_computes_in(compressed):
+    folder, records = compressed
+    store = Store(folder / "results")
+    wanted = {records[title].run_id for title in (PRUNED, INT8)}
+    measures = Measures(
+        runtimes=("eager", "onnxruntime"), precisions=("fp32", "int8"), sampling=Sampling(3, 6), check=False
+    )
+    taken = {found.run_id: found for found in profile_results(store, measures=measures, only=wanted)}
+    assert set(taken) == wanted
+    pruned, small = taken[records[PRUNED].run_id], taken[records[INT8].run_id]
+    assert not pruned.failures
+    assert not small.failures
+    assert {(one.runtime, one.precision) for one in pruned.latencies} == {("eager", "fp32"), ("onnxruntime", "fp32")}
+    assert {(one.runtime, one.precision) for one in small.latencies} == {("onnxruntime", "int8")}
+    assert small.macs == pruned.macs == records[PRUNED].profile.macs
+    assert small.weight_bytes == records[INT8].profile.weight_bytes
+    # and they join their rows in a report
+    rows = {row.model: row for row in build_rows(list(records.values()), list(taken.values()))}
+    settings = {setting.precision for setting in rows["resnet8_w16 > macs 50 % > int8"].latencies}
+    assert settings == {"int8"}
+
+
+def test_what_was_never_quantised_has_no_int8_latency(compressed):
+    folder, records = compressed
+    int8 = Measures(runtimes=("onnxruntime",), precisions=("int8",), check=False)
+    with pytest.raises(ProfileError, match="quantise"):
+        profile(["resnet8_w16"], image_size=32, measures=int8)
+    with pytest.raises(RecordError, match="holds no quantised student to time in int8"):
+        profile_results(Store(folder / "results"), measures=int8, only={records[PRUNED].run_id})
 
 
 # ---------------------------------------------------------------- one run by itself
