@@ -234,6 +234,8 @@ def matching(records: Sequence[RunRecord], pattern: str) -> list[RunRecord]:
         found = whole or [record for record in records if _fits(record.spec.title.lower(), wanted)]
     if not found:
         raise UnknownName("run", pattern, {record.spec.title for record in records})
+    if " > " not in wanted:  # a trained network has the name of all that became of it
+        found = [record for record in found if record.spec.parent is None] or found
     if len({record.cell_id for record in found}) > 1:
         titles = sorted({f"{record.spec.title} ({record.run_id})" for record in found})
         more = f" and {len(titles) - 6} more" if len(titles) > 6 else ""

@@ -82,6 +82,15 @@ def test_by_parts_of_titles_and_patterns(results: Path) -> None:
     assert len(matching(records, records[0].spec.title.upper())) == 1
 
 
+def test_a_name_without_a_stage_is_the_trained_network() -> None:
+    trained = spec()
+    stages = [spec(parent=trained, prune={"macs": 0.5}), spec(parent=trained, quantise={})]
+    records = [record(one) for one in (trained, *stages)]
+    assert matching(records, "small_050/ce")[0].spec == trained
+    assert matching(records, "ce > macs 50 %")[0].spec == stages[0]
+    assert matching(records, "*int8*")[0].spec == stages[1]
+
+
 def test_the_page_of_two_runs(results: Path) -> None:
     a_pair(results)
     page = render_comparison(compare("/ce/", "/kd", results))

@@ -1,5 +1,7 @@
 """Stages of compression in suites: what is planned, run, kept and refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -221,6 +223,25 @@ def test_an_interrupted_fine_tuning_goes_on_with_the_same_pruned_network(go, tmp
     assert halves[-1].test_metrics == whole[-1].test_metrics
     assert halves[-1].history[-1].val_loss == whole[-1].history[-1].val_loss
     assert halves[-1].compression.reached == whole[-1].compression.reached
+
+
+def test_a_latency_target_is_measured(go, monkeypatch):
+    """With a clock that counts parameters: what is left of them is what is left of the time."""
+    asked = []
+
+    def clock(network, image_size, setting, samples):
+        asked.append(setting.runtime)
+        return SimpleNamespace(median_ms=sum(parameter.numel() for parameter in network.parameters()) / 1000)
+
+    monkeypatch.setattr(compress_module, "time_model", clock)
+    compress = [{"prune": {"latency": 0.7, "runtime": "channels_last"}, "train": {"epochs": 1}}]
+    records = go(make_suite(methods=["ce"], teachers=None, compress=compress))
+    assert records[-1].spec.title.endswith("> latency 70 %/seed0")
+    assert records[-1].status == "ok"
+    assert set(asked) == {"channels_last"}
+    reached = records[-1].compression.reached
+    assert reached["latency"] == pytest.approx(reached["params"])
+    assert 0.5 < reached["latency"] <= 0.7
 
 
 def test_a_parent_that_failed_takes_its_stages_with_it_and_nobody_else(go, monkeypatch):
