@@ -135,7 +135,10 @@ class OnnxRuntime:
         options.intra_op_num_threads = setting.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_free_dimension_override_by_name("batch", setting.batch_size)
+        if setting.precision != "int8":
+            # a known batch helps fp32; in int8 it makes a Gemm of each product and sum, which has no integer kernel:
+            # a ViT then takes four times as long as the very file does by itself
+            options.add_free_dimension_override_by_name("batch", setting.batch_size)
         options.log_severity_level = 4  # fatal: errors are raised as well
         if setting.device == "cuda":
             # some operators on the processor, with copies there and back, would be something else than is asked for
