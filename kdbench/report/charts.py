@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdbench.report.column import scaled
 from kdbench.report.drawing import COLOURS, FAINT, INK, MARKERS, clean
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def draw_descents(title: str, found: Sequence[Descent], way: str) -> Figure:
 
     Args: way: what the latencies were measured with; "" where there are none.
     """
-    costs = [("bytes of the network", lambda stop: stop.bytes)]
+    costs = [("network (MB)", lambda stop: None if stop.bytes is None else stop.bytes / 1e6)]
     costs += [(f"latency of one image in {way} (ms)", lambda stop: stop.latency_ms)] if way else []
     kinds = [kind for kind in _STOP_MARKERS if any(stop.kind == kind for one in found for stop in one.stops)]
     head, foot, height = _head([one.name for one in found] + kinds), 0.95, 5.6
@@ -169,7 +168,7 @@ def _round_log_ticks(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value) if value >= 1000 else f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

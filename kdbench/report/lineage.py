@@ -174,7 +174,7 @@ def _words(found: Sequence[Sequence[Step]], ways: Sequence[Way]) -> list[str]:
                     slow.append(f"{escape(row.model)} in {escape(way.title)} ({then.median_ms / now.median_ms:.2f}x)")
     lines = []
     if slow:
-        lines.append(f"**Int8 brings no speed to** {'; '.join(slow)}.")
+        lines.append(f"**Int8 is not faster, or not beyond the intervals:** {'; '.join(slow)}.")
     if dear:
         lines.append(f"**Steps that cost more than {100 * LOST:g} points:** {'; '.join(dear)}.")
     return lines

@@ -7,19 +7,21 @@ from pathlib import Path
 import pytest
 
 from kdbench.model import MODELS
-from kdbench.report import Outcomes, collect, collect_profiles, profiles_of, render
+from kdbench.report import Outcomes, build_rows, collect, collect_profiles, profiles_of, render
 from kdbench.report.audits import render_audit
+from kdbench.report.lineage import ways_of
 from kdbench.store import load_audits
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-COMMITTED = ("bccd-leak", "bccd-small", "methods-small", "mixed-loso", "mixed-small")
+COMMITTED = ("bccd-leak", "bccd-small", "compress-small", "methods-small", "mixed-loso", "mixed-small")
 AUDITED = ("bccd", "mixed", "pbc")
 
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_leaderboard_follows_from_the_records(name: str) -> None:
-    text = (RESULTS / name / "leaderboard.md").read_text(encoding="utf-8")
-    assert render(collect(RESULTS / name), "md", outcomes=Outcomes.below(RESULTS / name)) == text
+    folder = RESULTS / name
+    text = (folder / "leaderboard.md").read_text(encoding="utf-8")
+    assert render(collect(folder), "md", profiles_of(folder, ()), Outcomes.below(folder)) == text
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -81,3 +83,21 @@ def test_what_a_leak_is_worth_stands_first() -> None:
     assert page.index("## What the protocol is worth") < page.index("## bccd, 64 px")
     assert "pooled-random (leaky) (%)" in page
     assert page.count("**Leaky protocol") >= 1
+
+
+def test_a_student_that_was_distilled_pruned_and_quantised_is_as_good_small_and_quick() -> None:
+    """What the documentation says of compress-small."""
+    folder = RESULTS / "compress-small"
+    rows = build_rows(collect(folder), profiles_of(folder, ()), Outcomes.below(folder))
+    trained = next(row for row in rows if row.model == "resnet10t" and row.role == "student")
+    small = next(row for row in rows if row.model == "resnet10t > macs 50 % > int8")
+    assert trained.accuracy is not None
+    assert small.accuracy is not None
+    assert small.accuracy >= trained.accuracy - 0.005
+    assert (small.weight_bytes or 0) <= (trained.weight_bytes or 0) / 4
+    for way in ways_of(rows):
+        before, after = way.of(trained), way.of(small)
+        if before is not None and after is not None:
+            assert after.interval_ms is not None
+            assert before.interval_ms is not None
+            assert after.interval_ms[1] <= before.interval_ms[0] / 2
