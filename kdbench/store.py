@@ -128,9 +128,10 @@ class Store:
         """The file of a quantised run."""
         return self.root / "weights" / f"{run_id}.onnx"
 
-    def network_path(self, spec: RunSpec) -> Path:
+    def network_path(self, run: RunSpec | RunRecord) -> Path:
         """What a run leaves of its network: weights, or a file that a runtime runs."""
-        return self.weights_path(spec.run_id) if spec.quantise is None else self.artefact_path(spec.run_id)
+        spec = run.spec if isinstance(run, RunRecord) else run
+        return self.weights_path(run.run_id) if spec.quantise is None else self.artefact_path(run.run_id)
 
     def network_paths(self, run_id: str) -> tuple[Path, Path]:
         """Where that may be, of a run of which only the id is known."""

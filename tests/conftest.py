@@ -33,6 +33,15 @@ def _own_cache_and_temporary_folder(tmp_path_factory: pytest.TempPathFactory) ->
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_each() -> None:
+    """Side by side with other tests, networks this small wait for each other's threads more than they compute."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def own_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test declares is forgotten after it."""

@@ -193,7 +193,7 @@ def evaluate_results(
     if only is not None:
         chosen = {spec.run_id for spec in matching([record.spec for record in finished], only)}
         finished = [record for record in finished if record.run_id in chosen]
-    able = [record for record in finished if store.network_path(record.spec).exists()]
+    able = [record for record in finished if store.network_path(record).exists()]
     if not able:
         raise RecordError(
             f"{store.root} holds {len(finished)} finished runs, but not their weights; run its suite here first: "
@@ -267,7 +267,7 @@ class _Trial:
     def weights(self) -> str:
         """SHA-256 of the trained weights; "" if they are not there."""
         try:
-            return hashlib.sha256(self.store.network_path(self.record.spec).read_bytes()).hexdigest()
+            return hashlib.sha256(self.store.network_path(self.record).read_bytes()).hexdigest()
         except OSError:
             return ""
 

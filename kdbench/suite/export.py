@@ -84,7 +84,7 @@ def export_run(
         images, images_of = _comparison_images(record, preprocessing, data_root(root), cache_root(cache), progress)
     return write_export(
         network,
-        store.network_path(record.spec),
+        store.network_path(record),
         _about(record, card, metrics, notes),
         card.classes,
         preprocessing,
@@ -156,7 +156,7 @@ def _result(record: RunRecord) -> tuple[DataCard, Metrics]:
 
 def _network(record: RunRecord, card: DataCard, store: Store) -> nn.Module:
     """Raises: RecordError, if the weights are not there or damaged."""
-    if not store.network_path(record.spec).is_file():
+    if not store.network_path(record).is_file():
         raise RecordError(
             f"{store.root} holds the record of {record.spec.title}, but not its weights, which are not shared with "
             "records; run its suite here first"

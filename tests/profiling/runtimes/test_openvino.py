@@ -140,6 +140,6 @@ def test_damaged_files(copied, images, capfd, name, damage):
 def test_another_network_is_found_out(copied, source, images):
     for name in (MODEL, WEIGHTS):
         shutil.copy(source("vit", "openvino").folder / name, copied.folder / name)
-    for precision in RUNTIME.precisions:
+    for precision in ("fp32", "bf16"):
         with pytest.raises(ProfileError, match="openvino gives other logits than torch: they differ by"):
             prepare(RUNTIME, copied, Setting("openvino", precision), images(1))
