@@ -65,7 +65,10 @@ def test_without_the_extra_it_is_said_and_not_an_error_unless_asked_for(export, 
     [
         (("zebra", "--out", "x"), "error: there is no run 'zebra' among the 7 of"),
         (("jtsc", "--out", "x"), "error: 'jtsc' is 4 runs of"),
-        (("simkd", "--out", "x", "--format", "tflite"), "error: unknown format 'tflite'; known: onnx, safetensors"),
+        (
+            ("simkd", "--out", "x", "--format", "tflite"),
+            "error: unknown format 'tflite'; known: onnx, openvino, safetensors, torch",
+        ),
         (("simkd", "--out", "x", "--format", " , "), "error: no format is named"),
         (("simkd", "--out", "."), "error: "),
     ],
