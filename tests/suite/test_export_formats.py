@@ -180,7 +180,7 @@ def test_what_the_folder_says(made):
     assert set(whole.parities) == set(HERE) - {"safetensors"}  # that is a copy of the run's own
     assert set(small.parities) == set(HERE) - {"torch"}
     assert {parity.tolerance for parity in whole.parities.values()} == {1e-3}
-    assert {parity.tolerance for parity in small.parities.values()} == {1e-2}
+    assert {parity.tolerance for parity in small.parities.values()} == {0.05}
     for parity in (*whole.parities.values(), *small.parities.values()):
         assert (parity.against, parity.of) == ("torch", "test images")
         assert parity.top1_agreement == 1
