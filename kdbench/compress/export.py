@@ -49,9 +49,9 @@ PARITY_TOLERANCE = 1e-3
 """Of a probability. In fp32 only the order of sums differs, by some 1e-6; a wrong network is off by far more."""
 
 HALF_TOLERANCE = 0.05
-"""Of a probability, with weights in fp16: three times the worst of eleven trained MobileNetV3 (small, 0.5) at 64 pixels,
-which were 0.0008 to 0.016 off over 60 drawn cells. Each weight is rounded by up to 2^-11 of itself, and that adds up over
-their many thin layers; more says that weights were lost, not rounded."""
+"""Of a probability, with weights in fp16: three times the worst of eleven trained MobileNetV3 (small, 0.5) at 64 pixels
+over 60 drawn cells, 0.016. Each weight is rounded by up to 2^-11 of itself, and that adds up over their many thin
+layers; more says that weights were lost, not rounded."""
 
 INT8_TOLERANCE = 0.25
 """Of a probability, of an int8 file in another runtime or with more in its graph than the run's own. A value between
