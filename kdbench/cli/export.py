@@ -19,10 +19,20 @@ def export(
         typer.Option(
             "--format",
             metavar="LIST",
-            help="onnx, safetensors or both; else both, or safetensors alone where onnx is not installed.",
+            help="Of onnx, safetensors, openvino, torch; else the first two, or safetensors alone where onnx is not "
+            "installed.",
             show_default=False,
         ),
     ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store weights in fp16: half the bytes. The arithmetic stays fp32.")
+    ] = False,
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing", help="The ONNX file takes RGB pixels as decoded and resized, and normalises them."
+        ),
+    ] = False,
     sources: Annotated[
         Path | None, typer.Option(help="YAML file that declares data sets of your own, as a suite does.")
     ] = None,
@@ -31,7 +41,7 @@ def export(
     """Write a trained network into a folder that works without kdbench's records and data sets.
 
     It holds the weights, an ONNX file, the labels, how an image is prepared, licences, and a README with a program.
-    The ONNX file is compared with the network on test images, where they are on this disk; else on drawn cells.
+    Each file is compared with the network on test images, where they are on this disk; else on drawn cells.
 
     Exit codes: 0 written; 2 not, with nothing left behind; 130 interrupted, with nothing left behind.
 
@@ -41,15 +51,23 @@ def export(
     try:
         # imported late, so that `kdbench --help` does not wait for torch
         from kdbench.cli.screen import Screen
+        from kdbench.compress.artefact import FILES, Format
         from kdbench.config import parse_sources, read_sources
-        from kdbench.suite.export import Format, export_run
+        from kdbench.suite.export import export_run
         from kdbench.suite.plan import RegistryNames
 
         if sources is not None:
             parse_sources(read_sources(str(sources)), str(sources), RegistryNames(sources.parent))
         with Screen() as screen:
             done = export_run(
-                results, run, out, formats=cast("list[Format] | None", formats), root=data_root, progress=screen
+                results,
+                run,
+                out,
+                formats=cast("list[Format] | None", formats),
+                half=half,
+                with_preprocessing=with_preprocessing,
+                root=data_root,
+                progress=screen,
             )
     except KeyboardInterrupt:
         typer.echo(f"interrupted; nothing is at {out}", err=True)
@@ -58,9 +76,9 @@ def export(
     names = sorted(path.name for path in done.folder.iterdir())
     size = sum(path.stat().st_size for path in done.folder.iterdir())
     typer.echo(f"{done.folder}: {about.title} ({about.run_id}), {', '.join(names)}; {size / 1e6:.1f} MB")
-    if parity := about.parity:
+    for form, parity in about.parities.items():
         typer.echo(
-            f"model.onnx against {about.compared_with} on {parity.images} {parity.of}: probabilities differ by "
+            f"{FILES[form][0]} against {parity.against} on {parity.images} {parity.of}: probabilities differ by "
             f"{parity.max_abs_difference:.1e} at most, {parity.top1_agreement:.1%} of the answers agree"
         )
     for note in about.notes:

@@ -30,6 +30,7 @@ class Runtime(StrEnum):
     """What runs the network."""
 
     onnxruntime = "onnxruntime"
+    openvino = "openvino"
     torch = "torch"
 
 
@@ -63,9 +64,9 @@ def predict(
     """
     if not 0 <= abstain <= 1:  # nan, too
         raise typer.BadParameter(f"{abstain:g} is no probability; give a number from 0 to 1", param_hint="--abstain")
-    if results is not None and runtime is Runtime.onnxruntime:
+    if results is not None and runtime not in (None, Runtime.torch):
         raise typer.BadParameter(
-            "a run is done by torch; `kdbench export` makes what onnxruntime takes", param_hint="--runtime"
+            f"a run is done by torch; `kdbench export` makes what {runtime} takes", param_hint="--runtime"
         )
     for path, option in ((table, "--csv"), (explain, "--explain")):
         if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):

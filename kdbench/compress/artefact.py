@@ -1,7 +1,10 @@
 """What an exported folder holds, and how it is read back. Floor 4.
 
-DIR/model.safetensors    the weights, as the run left them
-DIR/model.onnx           the network with its weights: "image" (batch, 3, S, S) float32 -> "logits" (batch, K)
+DIR/model.safetensors    the weights, as the run left them, or in half precision
+DIR/model.onnx           the network with its weights: "image" (batch, 3, S, S) float32 -> "logits" (batch, K), or
+                         "pixels" (batch, S, S, 3) uint8, RGB, which it normalises itself
+DIR/model.xml, .bin      the same as OpenVINO has it, made of the ONNX file
+DIR/model.pt2            the same as a program of torch.export: image -> logits
 DIR/labels.json          the K class names in the order of the logits
 DIR/preprocessing.json   how a file becomes what the network sees
 DIR/export.json          what it is, where it comes from, and the SHA-256 of every other file
@@ -33,7 +36,21 @@ EXPORT_SCHEMA_VERSION = 1
 """Of ExportRecord and Preprocessing: raised when a field changes its meaning or goes away."""
 
 WEIGHTS, ONNX = "model.safetensors", "model.onnx"
+IR, IR_WEIGHTS, PROGRAM = "model.xml", "model.bin", "model.pt2"
 LABELS, PREPROCESSING, ABOUT, README = "labels.json", "preprocessing.json", "export.json", "README.md"
+
+Format = Literal["safetensors", "onnx", "openvino", "torch"]
+FILES: dict[Format, tuple[str, ...]] = {
+    "safetensors": (WEIGHTS,),
+    "onnx": (ONNX,),
+    "openvino": (IR, IR_WEIGHTS),
+    "torch": (PROGRAM,),
+}
+"""What each format is in the folder; the first is the one that is opened."""
+
+Input = Literal["image", "pixels"]
+"""What a network's file takes, and the name of that. image: normalised, (batch, 3, S, S) float32. pixels: as decoded
+and resized, (batch, S, S, 3) uint8, RGB."""
 
 _AGAIN = "export the run again"
 T = TypeVar("T")
@@ -53,12 +70,15 @@ class Preprocessing(Frozen):
     std: Triple = Field(description="by channel, of values in [0, 1]")
     channel_order: Literal["RGB"] = "RGB"
     layout: Literal["NCHW"] = "NCHW"
+    onnx_input: Input = Field(
+        default="image", description="what the ONNX file takes; pixels: it normalises them itself"
+    )
     decoder_version: int = Field(default=DECODER_VERSION, description="kdbench's; another gives other pixels")
     stain_version: int = Field(default=STAIN_VERSION, description="kdbench's; another gives other pixels")
     steps: tuple[str, ...] = Field(default=(), description="the same for people")
 
     @classmethod
-    def of(cls, dataset: DatasetSpec, choice: ModelChoice) -> Preprocessing:
+    def of(cls, dataset: DatasetSpec, choice: ModelChoice, onnx_input: Input = "image") -> Preprocessing:
         """That of a run on this data set with this model."""
         mean, std = normalisation(choice)
         found = cls(
@@ -68,6 +88,7 @@ class Preprocessing(Frozen):
             stain=dataset.stain,
             mean=mean,
             std=std,
+            onnx_input=onnx_input,
         )
         return found.model_copy(update={"steps": found._steps()})
 
@@ -97,16 +118,24 @@ class Preprocessing(Frozen):
             "decode; turn upright by EXIF; of 16 bits keep the upper 8; convert to RGB without alpha",
             fits[self.fit],
             *([f"bring to kdbench's reference stain: {self.stain}"] if self.stain != "none" else []),
+            *([_PIXELS] if self.onnx_input == "pixels" else []),
             "divide by 255, subtract mean, divide by std, by channel",
             "channels first: (batch, 3, height, width), float32",
         )
 
 
+_PIXELS = (
+    'model.onnx, and model.xml made of it, take the image as it now is, under the name "pixels": (batch, height, '
+    "width, 3) uint8, RGB; the steps below are in them, and are done outside for other files"
+)
+
+
 class Parity(Frozen):
-    """Whether the ONNX file gives what the trained network gave."""
+    """Whether a file gives what the trained network gave."""
 
     images: int = Field(ge=1)
     of: str = Field(description="which images")
+    against: str = Field(default="", description='what the file was held against; "": not noted')
     max_abs_difference: float = Field(ge=0, description="of any probability of any image")
     top1_agreement: float = Field(ge=0, le=1, description="images with the same most probable class")
     tolerance: float = Field(description="the difference that is allowed")
@@ -134,7 +163,14 @@ class ExportRecord(Frozen):
     data_licences: dict[str, str] = Field(default_factory=dict, description="by source of the images it learned from")
     data_citations: dict[str, str] = Field(default_factory=dict, description="by source")
     opset: int | None = Field(default=None, description="of model.onnx; None: there is none")
-    parity: Parity | None = Field(default=None, description="None: there is no model.onnx")
+    onnx_input: Input = Field(default="image", description="what model.onnx takes; pixels: it normalises them itself")
+    weights: Literal["fp32", "fp16"] = Field(
+        default="fp32", description="how those that are not int8 are stored; the arithmetic is fp32 in any case"
+    )
+    parity: Parity | None = Field(default=None, description="of model.onnx; None: there is none, or nothing to compare")
+    other_parity: dict[Format, Parity] = Field(
+        default_factory=dict, description="by format; not of safetensors in fp32, which is a copy of the run's file"
+    )
     notes: tuple[str, ...] = ()
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 by name")
     spec: RunSpec = Field(description="of the run, whole; its hash is the run_id")
@@ -146,9 +182,9 @@ class ExportRecord(Frozen):
         return self.spec.quantise is not None
 
     @property
-    def compared_with(self) -> str:
-        """What the ONNX file was held against."""
-        return "itself before it was quantised" if self.quantised else "torch"
+    def parities(self) -> dict[Format, Parity]:
+        """By format, of all that were compared."""
+        return {**({"onnx": self.parity} if self.parity else {}), **self.other_parity}
 
 
 @dataclass(frozen=True)
@@ -167,6 +203,10 @@ class Artefact:
     @cached_property
     def has_weights(self) -> bool:
         return WEIGHTS in self.about.files
+
+    @cached_property
+    def has_openvino(self) -> bool:
+        return IR in self.about.files
 
     def file(self, name: str) -> Path:
         """The path of one of its files, which is as it was exported. Raises: ExportError, if it is not."""

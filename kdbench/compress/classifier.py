@@ -15,16 +15,17 @@ import torch
 from torch import nn
 
 from kdbench.calibration import softmax
-from kdbench.compress.artefact import Preprocessing
+from kdbench.compress.artefact import Input, Preprocessing
 from kdbench.data.cache import in_threads
 from kdbench.data.source import is_image_name, read_image
 from kdbench.environment import usable_cores
 from kdbench.errors import BadImage, ConfigError, ExportError, RuntimeUnavailable
-from kdbench.profiling.conversion import complaint, installed, quiet
+from kdbench.profiling.conversion import complaint, installed, quiet, without_telemetry
 from kdbench.types import LeftOut, Progress
 
 Forward = Callable[[np.ndarray], np.ndarray]
-"""From images (B, 3, S, S) float32, normalised, to logits (B, K) float32."""
+"""From images (B, 3, S, S) float32, normalised, to logits (B, K) float32; of a file that takes pixels (B, S, S, 3)
+uint8 from these."""
 
 BATCH = 32
 """Images at once: enough to fill the cores of a small machine, little enough for its memory."""
@@ -58,7 +59,8 @@ class Classifier:
     Attributes:
         title: of the run that trained it.
         labels: the class names in the order of the logits.
-        runtime: what runs it: onnxruntime or torch.
+        runtime: what runs it: onnxruntime, openvino or torch.
+        takes: what ``forward`` is given.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Classifier:
     preprocessing: Preprocessing
     runtime: str
     forward: Forward
+    takes: Input = "image"
 
     def logits(self, pixels: np.ndarray, batch: int = BATCH, progress: Callable[[int], None] | None = None) -> Any:
         """Logits (N, K) float32 of images (N, S, S, 3) uint8. Raises: ExportError, if what comes are no such numbers.
@@ -78,7 +81,8 @@ class Classifier:
         for start in range(0, len(pixels), batch):
             part = pixels[start : start + batch]
             try:
-                found = np.asarray(self.forward(self.preprocessing.normalised(part)), np.float32)
+                given = part if self.takes == "pixels" else self.preprocessing.normalised(part)
+                found = np.asarray(self.forward(given), np.float32)
             except Exception as problem:  # runtimes raise what they like
                 raise ExportError(f"{self.title}: {self.runtime} cannot run it: {complaint(problem)}") from problem
             if found.shape != (len(part), len(self.labels)) or not np.isfinite(found).all():
@@ -161,16 +165,30 @@ def _below(place: Path) -> Iterator[tuple[Path, str | None]]:
 # ---------------------------------------------------------------- runtimes
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A network's file in a runtime: what it takes, and how it is asked."""
+
+    takes: Input
+    forward: Forward
+
+
 def onnx_forward(path: Path, threads: int | None = None) -> Forward:
+    """An ONNX file that takes normalised images, as ``open_onnx_file`` opens it. Raises: as that."""
+    opened = open_onnx_file(path, threads)
+    if opened.takes != "image":
+        raise ExportError(f"{path} takes {opened.takes}, not an image (B, 3, S, S); export the run again")
+    return opened.forward
+
+
+def open_onnx_file(path: Path, threads: int | None = None) -> Opened:
     """An ONNX file in ONNX Runtime, on the processor, with all its graph optimisations.
 
     Args:
         threads: None: one for each usable core.
     Raises: RuntimeUnavailable; ExportError, if the file cannot be loaded, or is no classifier of ours.
     """
-    found = installed("export", "onnxruntime")
-    if not found:
-        raise RuntimeUnavailable(f"the runtime 'onnxruntime' is not available: {found.reason}; or take --runtime torch")
+    _check_installed("onnxruntime", "export")
     try:
         with quiet():
             import onnxruntime
@@ -182,14 +200,63 @@ def onnx_forward(path: Path, threads: int | None = None) -> Forward:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime raises classes of its own
         raise ExportError(f"{path} cannot be loaded ({complaint(problem)}); export the run again") from problem
-    ends = [[(each.name, len(each.shape)) for each in side] for side in (session.get_inputs(), session.get_outputs())]
-    if ends != [[("image", 4)], [("logits", 2)]]:
-        names = [" and ".join(name for name, _ in side) or "nothing" for side in ends]
+    takes = _takes(
+        path,
+        [(each.name, len(each.shape)) for each in session.get_inputs()],
+        [(each.name, len(each.shape)) for each in session.get_outputs()],
+    )
+    return Opened(takes, lambda images: session.run(["logits"], {takes: images})[0])
+
+
+def open_ir(path: Path, weights: Path, threads: int | None = None) -> Opened:
+    """A network as OpenVINO stores it, in OpenVINO, on the processor, in fp32 but for what is int8.
+
+    Args:
+        path, weights: the .xml and the .bin file.
+        threads: None: one for each usable core.
+    Raises: RuntimeUnavailable; ExportError, if the files cannot be loaded, or are no classifier of ours.
+    """
+    _check_installed("openvino", "openvino")
+    try:
+        with quiet(), without_telemetry():
+            import openvino
+
+            core = openvino.Core()
+            model = core.read_model(path, weights)
+            ends = [
+                [(each.get_any_name(), len(each.get_partial_shape())) for each in side]
+                for side in (model.inputs, model.outputs)
+            ]
+            hints = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": threads or usable_cores(),
+                "INFERENCE_PRECISION_HINT": "f32",  # where a processor has bf16, openvino takes it of itself
+            }
+            compiled = core.compile_model(model, "CPU", hints)
+    except Exception as problem:  # openvino raises RuntimeError of many lines
+        reason = complaint(problem, ("Exception from", "Check '"))
+        raise ExportError(f"{path} cannot be loaded ({reason}); export the run again") from problem
+    return Opened(_takes(path, *ends), lambda images: compiled(images)[0])
+
+
+def _check_installed(runtime: str, extra: str) -> None:
+    """Raises: RuntimeUnavailable."""
+    found = installed(extra, runtime)
+    if not found:
+        raise RuntimeUnavailable(f"the runtime '{runtime}' is not available: {found.reason}; or take --runtime torch")
+
+
+def _takes(path: Path, inputs: list[tuple[str, int]], outputs: list[tuple[str, int]]) -> Input:
+    """What a file takes, from names and ranks of what goes in and out. Raises: ExportError, if it is none of ours."""
+    takes: Input = "pixels" if inputs == [("pixels", 4)] else "image"
+    if (inputs, outputs) != ([(takes, 4)], [("logits", 2)]):
+        names = [" and ".join(name for name, _ in side) or "nothing" for side in (inputs, outputs)]
         raise ExportError(
-            f"{path} takes {names[0]} and gives {names[1]}, not an image (B, 3, S, S) and logits (B, K); "
-            "export the run again"
+            f"{path} takes {names[0]} and gives {names[1]}, not an image (B, 3, S, S) or pixels (B, S, S, 3) and "
+            "logits (B, K); export the run again"
         )
-    return lambda images: session.run(["logits"], {"image": images})[0]
+    return takes
 
 
 def torch_forward(network: nn.Module) -> Forward:

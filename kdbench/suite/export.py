@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +11,21 @@ import numpy as np
 from torch import nn
 
 from kdbench._version import __version__
-from kdbench.compress.artefact import ONNX, WEIGHTS, Artefact, ExportRecord, Preprocessing, read_export
-from kdbench.compress.classifier import Classifier, onnx_forward, torch_forward
-from kdbench.compress.export import FORMATS, Format, write_export
+from kdbench.compress.artefact import (
+    FILES,
+    IR,
+    IR_WEIGHTS,
+    ONNX,
+    PROGRAM,
+    WEIGHTS,
+    Artefact,
+    ExportRecord,
+    Format,
+    Preprocessing,
+    read_export,
+)
+from kdbench.compress.classifier import Classifier, Opened, open_ir, open_onnx_file, torch_forward
+from kdbench.compress.export import Material, write_export
 from kdbench.data.dataset import open_dataset
 from kdbench.data.source import SOURCES
 from kdbench.errors import ConfigError, DataError, ExportError, RecordError, UnknownName, first_line
@@ -25,8 +37,11 @@ from kdbench.store import Store, refuse_used
 from kdbench.suite.trained import find_run, load_trained, load_weights
 from kdbench.types import DataCard, Metrics, Progress, RunRecord
 
-Runtime = Literal["onnxruntime", "torch"]
-CLASSIFIER_RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "torch")
+FORMATS: tuple[Format, ...] = tuple(FILES)
+DEFAULT_FORMATS: tuple[Format, ...] = ("safetensors", "onnx")
+
+Runtime = Literal["onnxruntime", "openvino", "torch"]
+CLASSIFIER_RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino", "torch")
 
 _PARITY_IMAGES = 256
 """At most: enough to meet every class, few enough for a large teacher on a small machine."""
@@ -39,6 +54,8 @@ def export_run(
     out: Path | str,
     *,
     formats: Sequence[Format] | None = None,
+    half: bool = False,
+    with_preprocessing: bool = False,
     root: Path | str | None = None,
     cache: Path | str | None = None,
     progress: Progress | None = None,
@@ -50,82 +67,58 @@ def export_run(
         run: the first digits of its id, six at least, or a part or a pattern of its title that fits no other run.
         out: a new or an empty folder.
         formats: None: safetensors, and onnx where it is installed and the network can be expressed so.
+        half: store weights in fp16; the arithmetic stays fp32. Not of format torch, nor of a quantised run.
+        with_preprocessing: the ONNX file, and that of OpenVINO, take "pixels" (batch, S, S, 3) uint8, RGB, as decoded
+            and resized, and normalise them.
         root: the data root; None is KDBENCH_DATA, else the user's data folder. If the run's test images are there, the
-            ONNX file is compared with the network on them, else on drawn cells.
+            files are compared with the network on them, else on drawn cells.
         cache: where decoded images are kept; None is KDBENCH_CACHE, else the user's cache folder.
     Raises: RecordError, if there is no such run, or not its weights; RuntimeUnavailable; ExportError. Nothing is left
         behind then.
     """
     folder = Path(os.path.abspath(Path(out).expanduser()))  # noqa: PTH100 (a link at its place has to be seen)
-    if formats is not None and (unknown := [name for name in formats if name not in FORMATS]):
-        raise UnknownName("format", unknown[0], FORMATS)
-    if formats is not None and not formats:
-        raise ConfigError([f"no format is named; take {' or '.join(FORMATS)}"])
+    _check_wishes(formats, half, with_preprocessing)
     refuse_used(folder, ExportError)
     store = Store(results)
     record = find_run(store, run)
     card, metrics = _result(record)
-    notes: tuple[str, ...] = ()
-    wanted: Sequence[Format] = FORMATS if formats is None else formats
-    if "onnx" in wanted:
-        found = RUNTIMES.get("onnxruntime").available()
-        if not found and formats is None:
-            wanted, notes = ("safetensors",), (f"there is no ONNX file: {found.reason}",)
-        elif not found:
-            usable(Setting("onnxruntime"))  # raises, with the reason
-    if record.spec.quantise is not None:
-        if formats is not None and "safetensors" in formats:
-            raise ExportError(f"{record.spec.title} is quantised, and is an ONNX file; take --format onnx")
-        wanted = ("onnx",)
+    may_lack_onnx = formats is None and not with_preprocessing
+    wanted, notes = _formats(record, formats, half, may_lack_onnx)
     network = _compared(record, card, store)
-    preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
+    preprocessing = Preprocessing.of(
+        record.spec.dataset, record.spec.model, "pixels" if with_preprocessing else "image"
+    )
     images, images_of = np.zeros((0,), np.uint8), ""
-    if "onnx" in wanted:
+    if half or set(wanted) != {"safetensors"}:
         images, images_of = _comparison_images(record, preprocessing, data_root(root), cache_root(cache), progress)
-    return write_export(
+    material = Material(
         network,
         store.network_path(record),
         _about(record, card, metrics, notes),
         card.classes,
         preprocessing,
-        folder,
-        formats=wanted,
-        may_lack_onnx=formats is None,
-        images=images,
-        images_of=images_of,
-        progress=progress,
+        images,
+        images_of,
     )
+    return write_export(material, folder, formats=wanted, half=half, may_lack_onnx=may_lack_onnx, progress=progress)
 
 
 def load_export(folder: Path | str, runtime: Runtime | None = None) -> Classifier:
     """An exported folder as a classifier of image files; nothing else is needed.
 
     Args:
-        runtime: None: onnxruntime, if the folder has the file and it is installed; else torch.
+        runtime: None: onnxruntime, if the folder has the file and it is installed; else torch, else openvino.
     Raises: ExportError, if it is no such folder, or something in it is damaged or changed; RuntimeUnavailable;
         UnknownName.
     """
     artefact = read_export(folder)
-    about = artefact.about
-    if runtime is None:
-        # to run the file takes onnxruntime alone, not what made it
-        able = artefact.has_onnx and (installed("export", "onnxruntime") or not artefact.has_weights)
-        runtime = "onnxruntime" if able else "torch"
+    runtime = _able(artefact) if runtime is None else runtime
     if runtime not in CLASSIFIER_RUNTIMES:
         raise UnknownName("runtime", runtime, CLASSIFIER_RUNTIMES)
-    if runtime == "onnxruntime":
-        if not artefact.has_onnx:
-            raise ExportError(f"{folder} has no {ONNX}; take --runtime torch, or export it with --format onnx")
-        forward = onnx_forward(artefact.file(ONNX))
-    else:
-        if not artefact.has_weights:
-            raise ExportError(f"{folder} has no {WEIGHTS}; take --runtime onnxruntime, or export it with safetensors")
-        try:
-            network = load_weights(about.spec, about.num_classes, artefact.file(WEIGHTS))
-        except RecordError as problem:
-            raise ExportError(f"{folder}: {first_line(problem)}; copy the folder again, or export again") from problem
-        forward = torch_forward(network)
-    return Classifier(about.title, artefact.labels, artefact.preprocessing, runtime, forward)
+    opened = _OPENERS[runtime](artefact)
+    return Classifier(
+        artefact.about.title, artefact.labels, artefact.preprocessing, runtime, opened.forward, opened.takes
+    )
 
 
 def load_run(results: Path | str, run: str) -> Classifier:
@@ -141,6 +134,100 @@ def load_run(results: Path | str, run: str) -> Classifier:
     preprocessing = Preprocessing.of(record.spec.dataset, record.spec.model)
     runtime: Runtime = "torch" if record.spec.quantise is None else "onnxruntime"
     return Classifier(record.spec.title, card.classes, preprocessing, runtime, forward)
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def _check_wishes(formats: Sequence[Format] | None, half: bool, with_preprocessing: bool) -> None:
+    """Raises: UnknownName, ConfigError."""
+    if formats is None:
+        return
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise UnknownName("format", unknown[0], FORMATS)
+    if not formats:
+        raise ConfigError([f"no format is named; take {', '.join(FORMATS)}, or several"])
+    if half and "torch" in formats:
+        raise ConfigError([f"a program of torch.export ({PROGRAM}) stays in fp32; leave --half or torch out"])
+    if with_preprocessing and not {"onnx", "openvino"} & set(formats):
+        raise ConfigError(
+            [f"--with-preprocessing is for ONNX files, and {' and '.join(formats)} has none; add onnx or openvino"]
+        )
+
+
+def _formats(
+    record: RunRecord, formats: Sequence[Format] | None, half: bool, may_lack_onnx: bool
+) -> tuple[Sequence[Format], tuple[str, ...]]:
+    """Those to be written, and notes on others. Raises: RuntimeUnavailable; ExportError, if the run has none such."""
+    wanted: Sequence[Format] = DEFAULT_FORMATS if formats is None else formats
+    notes: tuple[str, ...] = ()
+    if {"onnx", "openvino"} & set(wanted):  # the one is made of the other
+        found = RUNTIMES.get("onnxruntime").available()
+        if not found and may_lack_onnx:
+            wanted, notes = ("safetensors",), (f"there is no ONNX file: {found.reason}",)
+        elif not found:
+            usable(Setting("onnxruntime"))  # raises, with the reason
+    if "openvino" in wanted:
+        usable(Setting("openvino"))
+    if record.spec.quantise is None:
+        return wanted, notes
+    if half:
+        raise ExportError(f"{record.spec.title} is quantised: its weights are int8 already; leave --half out")
+    if formats is not None and {"safetensors", "torch"} & set(formats):
+        raise ExportError(f"{record.spec.title} is quantised, and is an ONNX file; take --format onnx or openvino")
+    return ("onnx",) if formats is None else formats, notes
+
+
+# ---------------------------------------------------------------- opening a folder
+
+
+def _able(artefact: Artefact) -> Runtime:
+    """What runs the folder best of what is here. Raises: ExportError, if it holds nothing that kdbench runs."""
+    # to run a file takes its runtime alone, not what made it
+    if artefact.has_onnx and installed("export", "onnxruntime"):
+        return "onnxruntime"
+    if artefact.has_weights:
+        return "torch"
+    if artefact.has_openvino and (installed("openvino", "openvino") or not artefact.has_onnx):
+        return "openvino"
+    if artefact.has_onnx:
+        return "onnxruntime"
+    raise ExportError(
+        f"{artefact.folder} has no file that kdbench runs; {PROGRAM} is for torch.export.load, which unpickles what it "
+        "reads: export the run with onnx or safetensors as well"
+    )
+
+
+def _open_onnx(artefact: Artefact) -> Opened:
+    if not artefact.has_onnx:
+        raise ExportError(f"{artefact.folder} has no {ONNX}; take --runtime torch, or export it with --format onnx")
+    return open_onnx_file(artefact.file(ONNX))
+
+
+def _open_openvino(artefact: Artefact) -> Opened:
+    if not artefact.has_openvino:
+        raise ExportError(
+            f"{artefact.folder} has no {IR}; take --runtime onnxruntime, or export it with --format openvino"
+        )
+    return open_ir(artefact.file(IR), artefact.file(IR_WEIGHTS))
+
+
+def _open_weights(artefact: Artefact) -> Opened:
+    folder, about = artefact.folder, artefact.about
+    if not artefact.has_weights:
+        raise ExportError(f"{folder} has no {WEIGHTS}; take --runtime onnxruntime, or export it with safetensors")
+    try:
+        network = load_weights(about.spec, about.num_classes, artefact.file(WEIGHTS))
+    except RecordError as problem:
+        raise ExportError(f"{folder}: {first_line(problem)}; copy the folder again, or export again") from problem
+    return Opened("image", torch_forward(network))
+
+
+_OPENERS: dict[Runtime, Callable[[Artefact], Opened]] = {
+    "onnxruntime": _open_onnx,
+    "openvino": _open_openvino,
+    "torch": _open_weights,
+}
 
 
 # ---------------------------------------------------------------- parts
@@ -165,7 +252,7 @@ def _network(record: RunRecord, card: DataCard, store: Store) -> nn.Module:
 
 
 def _compared(record: RunRecord, card: DataCard, store: Store) -> nn.Module | None:
-    """The network that an ONNX file is held against: that of the run, of a quantised one what it was before, if that is
+    """The network that files are held against: that of the run, of a quantised one what it was before, if that is
     still there.
 
     Raises: RecordError, if the run's own is not there or damaged.

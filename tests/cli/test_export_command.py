@@ -49,6 +49,19 @@ def test_a_run_by_its_title_and_one_format(export, deployed, tmp_path):
     assert read_export(tmp_path / "x").about.run_id == deployed.record("simkd").run_id
 
 
+def test_what_is_asked_for_is_written_and_compared(export, tmp_path):
+    code, out, _ = export("simkd", "--out", "x", "--format", "onnx,safetensors", "--half", "--with-preprocessing")
+    assert code == 0
+    about = read_export(tmp_path / "x").about
+    assert (about.weights, about.onnx_input) == ("fp16", "pixels")
+    _, *compared = out.splitlines()
+    for name in ("model.onnx", "model.safetensors"):
+        assert [line for line in compared if line.startswith(f"{name} against torch on ")]
+    code, out, _ = export("simkd", "--out", "y", "--format", "torch")
+    assert code == 0
+    assert "model.pt2 against torch on" in out
+
+
 def test_without_the_extra_it_is_said_and_not_an_error_unless_asked_for(export, tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxRuntime, "available", lambda *_: Availability(False, "onnx is missing; pip install it"))
     code, _, err = export("simkd", "--out", "x")
@@ -65,9 +78,14 @@ def test_without_the_extra_it_is_said_and_not_an_error_unless_asked_for(export, 
     [
         (("zebra", "--out", "x"), "error: there is no run 'zebra' among the 7 of"),
         (("jtsc", "--out", "x"), "error: 'jtsc' is 4 runs of"),
-        (("simkd", "--out", "x", "--format", "tflite"), "error: unknown format 'tflite'; known: onnx, safetensors"),
+        (
+            ("simkd", "--out", "x", "--format", "tflite"),
+            "error: unknown format 'tflite'; known: onnx, openvino, safetensors, torch",
+        ),
         (("simkd", "--out", "x", "--format", " , "), "error: no format is named"),
         (("simkd", "--out", "."), "error: "),
+        (("simkd", "--out", "x", "--format", "torch", "--half"), "stays in fp32; leave --half or torch out"),
+        (("simkd", "--out", "x", "--format", "torch", "--with-preprocessing"), "add onnx or openvino"),
     ],
 )
 def test_what_cannot_be(export, tmp_path, arguments, said):

@@ -9,6 +9,7 @@ from deployed import one_thread
 from PIL import Image
 
 from kdbench.compress.classifier import Classifier
+from kdbench.profiling.conversion import installed
 from kdbench.suite.export import load_export
 
 pytest.importorskip("onnxscript", reason="needs the extra kdbench[export]")
@@ -84,6 +85,21 @@ def test_a_run_of_a_results_folder(kdbench, deployed, images, expected):
     assert float(rows(out)["a.bmp"][1]) == pytest.approx(expected["a.bmp"].max(), abs=1e-3)
     assert "1 images by" not in err
     assert "1 image by jtsc/resnet8_w16/ce/seed0 (torch)" in err
+
+
+@pytest.mark.skipif(not installed("openvino", "openvino"), reason="needs the extra kdbench[openvino]")
+def test_openvino_and_pixels(kdbench, deployed, images, expected):
+    run = deployed.record("crop").run_id
+    code, _, _ = kdbench(
+        "export", run, "--out", "other", "--format", "openvino,onnx", "--with-preprocessing",
+        "--results", deployed.results, "--data-root", deployed.root,
+    )  # fmt: skip
+    assert code == 0
+    for runtime in ("openvino", "onnxruntime"):
+        code, out, err = kdbench("predict", "other", images / "a.bmp", "--runtime", runtime)
+        assert code == 0
+        assert float(rows(out)["a.bmp"][1]) == pytest.approx(expected["a.bmp"].max(), abs=1e-3)
+        assert f"({runtime})" in err
 
 
 def test_below_the_threshold_there_is_no_answer(kdbench, exported, images, expected, tmp_path):
@@ -184,9 +200,10 @@ def test_no_such_run(kdbench, images, deployed):
     code, _, err = kdbench("predict", "zebra", images, "--results", deployed.results)
     assert code == 2
     assert "error: there is no run 'zebra' among the 7 of" in err
-    code, _, err = kdbench("predict", "simkd", images, "--results", deployed.results, "--runtime", "onnxruntime")
-    assert code == 2
-    assert "kdbench export" in err
+    for runtime in ("onnxruntime", "openvino"):
+        code, _, err = kdbench("predict", "simkd", images, "--results", deployed.results, "--runtime", runtime)
+        assert code == 2
+        assert "kdbench export" in err
 
 
 def test_a_changed_file(kdbench, exported, images, tmp_path):

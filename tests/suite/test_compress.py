@@ -14,6 +14,7 @@ from kdbench.data.views import Views
 from kdbench.engine.evaluate import predict
 from kdbench.errors import ConfigError, ExportError, ProfileError, RecordError
 from kdbench.model import normalisation
+from kdbench.profiling.conversion import installed
 from kdbench.profiling.session import Sampling
 from kdbench.report import build_rows
 from kdbench.store import Store
@@ -310,6 +311,63 @@ def test_a_quantised_run_is_exported_as_its_file(compressed, tmp_path):
     assert done.about.parity.top1_agreement > 0.5
     with pytest.raises(ExportError, match="has no"):
         load_export(done.folder, "torch")
+
+
+def test_a_pruned_run_is_exported_in_every_format(compressed, tmp_path):
+    folder, records = compressed
+    extra = ["openvino"] if installed("openvino", "openvino") else []
+    kept = Store(folder / "results").read_predictions(records[PRUNED].run_id)
+    for half in (False, True):
+        done = export_run(
+            folder / "results",
+            records[PRUNED].run_id,
+            tmp_path / f"half-{half}",
+            formats=["safetensors", *([] if half else ["torch"]), *extra],
+            half=half,
+            root=folder / "data",
+        )
+        assert {parity.top1_agreement for parity in done.about.parities.values()} == {1.0}
+        for runtime in ("torch", *extra):
+            logits = ask(folder, records[PRUNED], done.folder, runtime)
+            np.testing.assert_allclose(logits, kept, atol=2e-2 if half else 2e-3)
+
+
+@pytest.mark.skipif(not installed("openvino", "openvino"), reason="needs the extra kdbench[openvino]")
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_quantised_run_is_exported_for_openvino(compressed, tmp_path, pixels):
+    folder, records = compressed
+    record = records[INT8]
+    done = export_run(
+        folder / "results",
+        record.run_id,
+        tmp_path / "out",
+        formats=["onnx", "openvino"],
+        with_preprocessing=pixels,
+        root=folder / "data",
+    )
+    parities = done.about.parities
+    assert parities["openvino"].against == "the run's int8 file"
+    assert parities["onnx"].against == ("the run's int8 file" if pixels else "itself before it was quantised")
+    kept = softmax(Store(folder / "results").read_predictions(record.run_id))
+    assert load_export(done.folder).takes == ("pixels" if pixels else "image")
+    for runtime in ("onnxruntime", "openvino"):
+        # a value between two steps may be rounded otherwise
+        np.testing.assert_allclose(softmax(ask(folder, record, done.folder, runtime)), kept, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"half": True}, "its weights are int8 already; leave --half out$"),
+        ({"formats": ["torch"]}, "is an ONNX file; take --format onnx or openvino$"),
+        ({"formats": ["onnx", "torch"]}, "is an ONNX file; take --format onnx or openvino$"),
+    ],
+)
+def test_what_a_quantised_run_does_not_have(compressed, tmp_path, more, said):
+    folder, records = compressed
+    with pytest.raises(ExportError, match=said):
+        export_run(folder / "results", records[INT8].run_id, tmp_path / "out", root=folder / "data", **more)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_quantised_run_is_asked_without_an_export(compressed):

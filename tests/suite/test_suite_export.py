@@ -18,7 +18,7 @@ from deployed import ON_FILES, one_thread
 from PIL import Image
 
 from kdbench.calibration import softmax
-from kdbench.compress import export as export_module
+from kdbench.compress import to_onnx
 from kdbench.compress.artefact import ABOUT, LABELS, ONNX, PREPROCESSING, README, WEIGHTS, digest_of, read_export
 from kdbench.compress.manual import program
 from kdbench.errors import ConfigError, ExportError, RecordError, RuntimeUnavailable, UnknownName
@@ -185,7 +185,7 @@ def test_parity_is_of_drawn_cells_elsewhere(deployed, tmp_path):
 
 
 def test_another_network_is_an_error_and_nothing_is_left(deployed, tmp_path, monkeypatch):
-    original = export_module.export_onnx
+    original = to_onnx.export_onnx
 
     def wrong(network, image_size):
         other = copy.deepcopy(network)
@@ -193,7 +193,7 @@ def test_another_network_is_an_error_and_nothing_is_left(deployed, tmp_path, mon
             next(other.parameters()).mul_(3)
         return original(other, image_size)
 
-    monkeypatch.setattr(export_module, "export_onnx", wrong)
+    monkeypatch.setattr(to_onnx, "export_onnx", wrong)
     with pytest.raises(ExportError, match=r"model.onnx is not the same network: over \d+ test images its prob"):
         export_run(
             deployed.results, deployed.record("crop").run_id, tmp_path / "x", root=deployed.root, cache=deployed.cache
@@ -231,7 +231,7 @@ def test_a_network_that_onnx_cannot_express(deployed, tmp_path, monkeypatch):
     def refuse(network, image_size):
         raise ValueError("no such operator\nand more")
 
-    monkeypatch.setattr(export_module, "export_onnx", refuse)
+    monkeypatch.setattr(to_onnx, "export_onnx", refuse)
     run = deployed.record("crop").run_id
     done = export_run(deployed.results, run, tmp_path / "x", root=deployed.root, cache=deployed.cache)
     assert not done.has_onnx
