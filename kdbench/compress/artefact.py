@@ -152,6 +152,7 @@ class ExportRecord(Frozen):
     num_classes: int = Field(ge=1)
     method: str = Field(description="how it was trained")
     teachers: tuple[str, ...] = ()
+    stages: tuple[str, ...] = Field(default=(), description="what was done to the trained network afterwards, in order")
     dataset: str
     protocol: str = Field(default="", description='how the data set was split; "": not noted')
     content: str = Field(description="hash of the images' bytes and labels")

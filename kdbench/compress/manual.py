@@ -92,6 +92,7 @@ def manual(
     able: list[Format] = [form for form, file in _RUNNABLE.items() if file in networks]
     plain = able[0] if able and preprocessing.stain == "none" else None
     taught = f", taught by {' and '.join(about.teachers)}" if about.teachers else ""
+    taught += f", then compressed ({', '.join(about.stages)})" if about.stages else ""
     needs = f"numpy, Pillow and {_ASK[plain][0]}" if plain else f"kdbench {about.kdbench}"
     alone = set(networks) == {PROGRAM}
     asking = program(preprocessing, plain) if plain else _STAINED_PROGRAM if alone else _WITH_KDBENCH

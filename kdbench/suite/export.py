@@ -265,7 +265,7 @@ def _compared(record: RunRecord, card: DataCard, store: Store) -> nn.Module | No
 
 
 def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str, ...]) -> ExportRecord:
-    spec = record.spec
+    spec, origin = record.spec, record.spec.lineage[0]
     facts = resolve(spec.model.name)
     sources = {name: SOURCES.get(name) if name in SOURCES else None for name in card.sources}
     if record.tuning is not None and record.tuning.precision == "bf16":
@@ -275,8 +275,9 @@ def _about(record: RunRecord, card: DataCard, metrics: Metrics, notes: tuple[str
         title=spec.title,
         model=spec.model,
         num_classes=len(card.classes),
-        method=spec.method.label,
-        teachers=tuple(teacher.model.name for teacher in spec.teachers),
+        method=origin.method.label,
+        teachers=tuple(teacher.model.name for teacher in origin.teachers),
+        stages=tuple(stage.stage for stage in spec.lineage[1:]),
         dataset=spec.dataset.name,
         protocol=card.protocol,
         content=card.content_hash,

@@ -289,6 +289,9 @@ def test_a_pruned_run_is_exported_as_any_other(compressed, tmp_path, runtime):
     folder, records = compressed
     done = export_run(folder / "results", records[PRUNED].run_id, tmp_path / "out", root=folder / "data")
     assert done.about.parity.top1_agreement == 1.0
+    about = done.about
+    assert (about.method, about.teachers, about.stages) == ("kd", ("resnet20_w16",), ("macs 50 %",))
+    assert "taught by resnet20_w16, then compressed (macs 50 %) on synthetic" in (done.folder / "README.md").read_text()
     logits = ask(folder, records[PRUNED], done.folder, runtime)
     kept = Store(folder / "results").read_predictions(records[PRUNED].run_id)
     np.testing.assert_allclose(logits, kept, atol=2e-3)
