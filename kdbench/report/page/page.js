@@ -664,7 +664,7 @@
     const rank = set.rows.some((row) => row.rank) ? [{ key: "rank", title: "rank", number: true, text: rankText }] : [];
     // what counts stands where no one has to scroll for it
     const [first, ...others] = figures.filter((column) => isShown(column));
-    return [text("model", "model", 235), ...rank, ...(first ? [first] : []), ...fits, ...method, ...teacher, ...others];
+    return [text("model", "model", innerWidth > 900 ? 310 : 235), ...rank, ...(first ? [first] : []), ...fits, ...method, ...teacher, ...others];
   }
 
   function isShown(column) {
