@@ -58,7 +58,7 @@ class Names(Protocol):
         ...
 
     def corruption(self, name: str) -> None: ...
-    def importance(self, name: str) -> None: ...
+    def pruning(self, spec: PruneSpec) -> None: ...
 
 
 def _known(value: Any, info: ValidationInfo) -> Any:
@@ -77,7 +77,7 @@ def _known(value: Any, info: ValidationInfo) -> Any:
         elif isinstance(value, MethodSpec):
             return value.model_copy(update={"options": names.method(value)})
         elif isinstance(value, PruneSpec):
-            names.importance(value.importance)
+            names.pruning(value)
         elif isinstance(value, str):
             names.corruption(value)
     except ConfigError as problem:

@@ -58,11 +58,17 @@ def compress(
     from kdbench.profiling.runtime import Setting, usable
     from kdbench.suite.api import compress_run
 
-    for name in filter(None, (part.strip() for part in runtime.split(","))):
+    runtimes = [name.strip() for name in runtime.split(",")] if runtime else []
+    for name in runtimes:
         usable(Setting(name))  # says what is missing before anything is trained
     train = {"epochs": epochs, "learning_rate": learning_rate}
     entry = _entry(
-        prune or [], importance, distil, teacher, {key: value for key, value in train.items() if value}, quantise
+        prune or [],
+        importance,
+        distil,
+        teacher,
+        {key: value for key, value in train.items() if value is not None},
+        quantise,
     )
     command = shlex.join(["kdbench", *without_options(sys.argv[1:], ("--results", "--data-root"))])
     try:
@@ -75,13 +81,13 @@ def compress(
         raise typer.Exit(130) from None
     for record in (first, *stages):
         typer.echo(_line(record, first))
-    if runtime:
-        _time(results, [record.run_id for record in (first, *stages) if record.status == "ok"], runtime, command)
+    if runtimes:
+        _time(results, [record.run_id for record in (first, *stages) if record.status == "ok"], runtimes, command)
     if any(record.status != "ok" for record in stages):
         raise typer.Exit(1)
 
 
-def _time(results: Path, run_ids: list[str], runtimes: str, command: str) -> None:
+def _time(results: Path, run_ids: list[str], runtimes: list[str], command: str) -> None:
     """Measure these runs in turns, and keep that in the results folder."""
     from kdbench.cli.screen import Screen
     from kdbench.report.figures import milliseconds
@@ -89,8 +95,7 @@ def _time(results: Path, run_ids: list[str], runtimes: str, command: str) -> Non
     from kdbench.suite.profile import Measures, profile_results, profiles_name
 
     store = Store(results)
-    names = tuple(name.strip() for name in runtimes.split(",") if name.strip())
-    measures = Measures(runtimes=names, precisions=("fp32", "int8"), check=False)
+    measures = Measures(runtimes=tuple(runtimes), precisions=("fp32", "int8"), check=False)
     with Screen() as screen:
         taken = profile_results(store, measures=measures, only=run_ids, command=command, progress=screen)
     path = store.write_profiles(profiles_name(taken), taken)

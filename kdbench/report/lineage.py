@@ -96,7 +96,8 @@ def what_compression_cost(rows: Sequence[Row]) -> list[str]:
         grid(body, headings, ("left", *["right"] * (len(headings) - 1))),
         "In brackets: of a change of accuracy its 95 % interval, paired image by image at equal seeds; of counts and "
         "bytes what is left of the trained network; of a latency how many times as fast it is. A step's fine-tuning is "
-        "part of it. Accuracy of int8 is that of the file, in its runtime.",
+        "part of it. Accuracy of int8 is that of the file, in its runtime. Each seed is pruned by itself: counts and "
+        "bytes are the largest of them, a latency is of the first.",
         *(_words(found, ways)),
     ]
     if not ways:

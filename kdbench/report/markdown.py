@@ -355,7 +355,7 @@ def _bought(rows: Sequence[Row]) -> list[str]:
     pairs: defaultdict[tuple[str, str, str], dict[bool, Row]] = defaultdict(dict)
     for row in rows:
         if row.role == "student" and row.n_ok:
-            pairs[(row.model, row.recipe, row.teacher)][row.spec.method.ground_truth] = row
+            pairs[(row.model, row.recipe, row.teacher)][row.origin.method.ground_truth] = row
     if not pairs:
         return []
     truths = (True, False)
@@ -482,7 +482,7 @@ def _classes(card: DataCard) -> str:
 def _training(rows: Sequence[Row]) -> str:
     """The recipe in one line for each role; values that differ between its rows stand side by side."""
     said = {
-        who: _training_of([row.spec.train for row in rows if (row.role == "teacher") == of_teachers])
+        who: _training_of([row.origin.train for row in rows if (row.role == "teacher") == of_teachers])
         for who, of_teachers in (("Students", False), ("Teachers", True))
     }
     if said["Students"] == said["Teachers"]:

@@ -287,12 +287,12 @@ def _details(row: Row) -> Plain:
 
 def _facts(row: Row) -> list[list[str]]:
     spec = row.spec
-    train = spec.train
+    train = row.origin.train
     facts = [
         ("role", row.role),
         ("model", row.model),
         ("method", row.method),
-        *(option_text(key, value).split("=", 1) for key, value in spec.method.options.items()),
+        *(option_text(key, value).split("=", 1) for key, value in row.origin.method.options.items()),
         ("teacher", row.teacher),
         ("image size", f"{spec.dataset.image_size} px"),
         ("training", f"{train.epochs} epochs, {train.optimizer}, learning rate {train.learning_rate:g}, "

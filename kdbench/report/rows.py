@@ -325,21 +325,27 @@ class Row:
 
     @cached_property
     def profile(self) -> Profile | None:
-        """Of the first record that has one: counts are the same for every seed."""
+        """Of the first record that has one: counts are the same for every seed, unless each was pruned differently."""
         return _profile(self.records)
 
-    @property
+    @cached_property
     def params(self) -> int | None:
-        return self.profile.params if self.profile else None
+        """Of seeds that were pruned differently the most, as for `macs` and `weight_bytes`: so much has to fit."""
+        return max((profile.params for profile in self._profiles), default=None)
 
-    @property
+    @cached_property
     def macs(self) -> int | None:
         """Multiply-adds of one image."""
-        return self.profile.macs if self.profile else None
+        return max((profile.macs for profile in self._profiles), default=None)
+
+    @cached_property
+    def weight_bytes(self) -> int | None:
+        return max((profile.weight_bytes for profile in self._profiles), default=None)
 
     @property
-    def weight_bytes(self) -> int | None:
-        return self.profile.weight_bytes if self.profile else None
+    def _profiles(self) -> list[Profile]:
+        own = [record.profile for record in self.records if record.profile is not None]
+        return own if self.stages else own[:1]
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:

@@ -145,8 +145,10 @@ def _pruned(
     """Prune, or go on from what was pruned before an interrupt: a latency is not measured alike twice."""
     kept = store.start_path(spec.run_id)
     known = _read_start(kept, network)
-    if known is not None:
-        return Stage(spec, known[0], Compression.model_validate_json(known[1]))
+    if known is not None and known[1].parent_weights == facts.parent_weights:
+        return Stage(spec, *known)
+    # what a fine-tuning of another network has left is of no use to this one
+    store.checkpoint_path(spec.run_id).unlink(missing_ok=True)
     started = time.perf_counter()
     image_size = spec.dataset.image_size
 
@@ -200,13 +202,13 @@ def _left(made: Pruned) -> tuple[str, ...]:
     return tuple(f"{count} layers keep all channels: {reason}" for reason, count in sorted(reasons.items()))
 
 
-def _read_start(path: Path, parent: nn.Module) -> tuple[nn.Module, str] | None:
+def _read_start(path: Path, parent: nn.Module) -> tuple[nn.Module, Compression] | None:
     """A pruned network and its facts from before an interrupt; None if there is none that can be used."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            facts = (file.metadata() or {})["compression"]
+            facts = Compression.model_validate_json((file.metadata() or {})["compression"])
         network = fit_structure(parent, {name: tuple(tensor.shape) for name, tensor in load_file(path).items()})
         load_model(network, path)
     except Exception:  # a damaged file: it is made again

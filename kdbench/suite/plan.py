@@ -17,8 +17,18 @@ from kdbench.data.source import SOURCES
 from kdbench.errors import ConfigError, UnknownName
 from kdbench.method import METHODS, resolve_options
 from kdbench.model import check_choice, resolve, weights_hash
+from kdbench.profiling.runtime import RUNTIMES
 from kdbench.suite.stages import compression_problems, stages_of
-from kdbench.types import DatasetSpec, MethodSpec, ModelChoice, RunSpec, Scalar, SourceDeclaration, TeachingSpec
+from kdbench.types import (
+    DatasetSpec,
+    MethodSpec,
+    ModelChoice,
+    PruneSpec,
+    RunSpec,
+    Scalar,
+    SourceDeclaration,
+    TeachingSpec,
+)
 
 
 class RegistryNames:
@@ -54,8 +64,9 @@ class RegistryNames:
         if name != "all":
             CORRUPTIONS.get(name)
 
-    def importance(self, name: str) -> None:
-        IMPORTANCES.get(name)
+    def pruning(self, spec: PruneSpec) -> None:
+        IMPORTANCES.get(spec.importance)
+        RUNTIMES.get(spec.runtime)
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,12 @@ def make_plan(
             for run in students:
                 _add(runs, run)
             for compression in suite.compress:
-                for run in matching(students, compression.of, "compress: of:") if compression.of else students:
+                for run in (student for student in students if fits(student, compression.of)):
                     for stage in stages_of(run, compression, suite):
                         _add(runs, stage)
+    for compression in suite.compress:
+        if compression.of:  # of any data set and seed, but of one at least
+            matching([run for run in runs if run.role == "student" and not run.parent], compression.of, "compress: of:")
     # a method may bring networks of its own, as an assistant between teacher and student
     named = {entry.model for entry in (*suite.teachers, *suite.students)}
     for run in runs:
@@ -144,11 +158,16 @@ def matching(runs: Sequence[RunSpec], only: str, option: str = "--only") -> list
         option: what the text was given to, for messages.
     Raises: ConfigError if there is none.
     """
-    pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
-    chosen = [run for run in runs if fnmatch.fnmatchcase(run.title, pattern)]
+    chosen = [run for run in runs if fits(run, only)]
     if not chosen:
         raise ConfigError([f"{option} '{only}' matches none of {len(runs)} runs; a title is like '{runs[-1].title}'"])
     return chosen
+
+
+def fits(run: RunSpec, only: str) -> bool:
+    """Whether its title holds that text, or matches that pattern."""
+    pattern = only if any(sign in only for sign in "*?[") else f"*{only}*"
+    return fnmatch.fnmatchcase(run.title, pattern)
 
 
 def _add(runs: dict[RunSpec, None], run: RunSpec) -> None:

@@ -94,6 +94,15 @@ def test_it_says_where_int8_brings_nothing():
     )
 
 
+def test_of_seeds_that_were_pruned_differently_the_largest_counts():
+    other = spec("mobilenetv3_small_050", "kd", 1, teachers=[teacher()])
+    wider = spec("mobilenetv3_small_050", "kd", 1, teachers=[other], parent=other, prune={"macs": 0.5})
+    records = [*family(), record(wider, 0.9, profile=costs(350_000, 1_900_000, 1_400_000))]
+    row = next(row for row in build_rows(records) if row.stages == ("macs 50 %",))
+    assert len(row.records) == 2
+    assert (row.params, row.macs, row.weight_bytes) == (350_000, 2_000_000, 1_400_000)
+
+
 def test_without_latencies_it_says_how_to_measure_them():
     page = section(render(family(), "md"))
     assert "`kdbench profile --results DIR` measures them" in page

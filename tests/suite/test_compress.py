@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 import pytest
+from safetensors.torch import load_file, save_file
 from small import Notes, make_suite
 
 from kdbench.calibration import softmax
@@ -27,7 +28,7 @@ from kdbench.suite.export import export_run, load_export, load_run
 from kdbench.suite.plan import make_plan
 from kdbench.suite.profile import Measures, profile, profile_results
 from kdbench.suite.trained import load_trained
-from kdbench.types import EvaluateSpec, RunRecord
+from kdbench.types import Compression, EvaluateSpec, RunRecord
 
 PIPELINE = {"of": "/kd", "prune": {"macs": 0.5}, "train": {"learning_rate": 5e-4}, "quantise": "int8"}
 DISTILLED = "synthetic/resnet8_w16/kd < resnet20_w16"
@@ -88,6 +89,11 @@ def test_pruning_can_go_in_steps_that_are_each_fine_tuned():
     assert titles(plan)[-2:] == [f"{DISTILLED} > macs 70 %", f"{DISTILLED} > macs 70 % > params 70 %"]
 
 
+def test_a_student_of_one_seed_alone_may_be_compressed():
+    plan = make_plan(make_suite(compress=[{"of": "*/kd*seed1", "quantise": "int8"}], seeds=2))
+    assert [run.seed for run in plan.runs if run.quantise] == [1]
+
+
 def test_two_suites_share_a_stage():
     one, other = (
         {run.run_id for run in make_plan(make_suite(compress=compress)).runs if run.parent}
@@ -107,6 +113,7 @@ def test_two_suites_share_a_stage():
         ({"prune": {"macs": 0.5}, "distil": "simkd"}, "cannot fine-tune a compressed one"),
         ({"prune": {"macs": 0.5}, "distil": "takd"}, "cannot fine-tune a compressed one"),
         ({"prune": {"macs": 0.5}, "distil": "multi_fixed"}, "needs several teachers"),
+        ({"prune": {"latency": 0.5, "runtime": "abacus"}}, "unknown runtime 'abacus'"),
         ({"quantise": "int8", "of": "nobody"}, "compress: of: 'nobody' matches none"),
     ],
 )
@@ -224,6 +231,25 @@ def test_an_interrupted_fine_tuning_goes_on_with_the_same_pruned_network(go, tmp
     assert halves[-1].test_metrics == whole[-1].test_metrics
     assert halves[-1].history[-1].val_loss == whole[-1].history[-1].val_loss
     assert halves[-1].compression.reached == whole[-1].compression.reached
+
+
+def test_what_was_pruned_of_another_parent_is_not_gone_on_with(go, tmp_path, monkeypatch):
+    suite = make_suite(methods=["ce"], teachers=None, compress=[{"prune": {"macs": 0.5}}])
+    whole = go(suite)[-1]
+    store = Store(tmp_path / "results")
+    # as an interrupted fine-tuning of a network that was since trained again would leave it
+    tensors = load_file(store.weights_path(whole.run_id))
+    facts = Compression(parent_weights="of another one").model_dump_json()
+    store.start_path(whole.run_id).parent.mkdir(exist_ok=True)
+    save_file(
+        {name: tensor * 0 for name, tensor in tensors.items()}, store.start_path(whole.run_id), {"compression": facts}
+    )
+    store.checkpoint_path(whole.run_id).write_bytes(b"of another one")
+    store.record_path(whole.run_id).unlink()
+    again = go(suite)[-1]
+    assert again.status == "ok"
+    assert again.test_metrics == whole.test_metrics
+    assert again.compression.parent_weights == whole.compression.parent_weights
 
 
 def test_a_latency_target_is_measured(go, monkeypatch):
