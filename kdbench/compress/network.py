@@ -13,16 +13,14 @@ from kdbench.compress.classifier import onnx_forward
 
 
 class OnnxNetwork(nn.Module):
-    """Images (B, 3, S, S) on the CPU -> logits (B, K), by ONNX Runtime. It has nothing to learn.
+    """Images (B, 3, S, S) on the CPU -> logits (B, K), by ONNX Runtime on all usable cores. It has nothing to learn.
 
-    Args:
-        threads: None: one for each usable core.
     Raises: RuntimeUnavailable; ExportError, if the file cannot be loaded.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self._forward = onnx_forward(path, threads)
+        self._forward = onnx_forward(path)
         # who places a network and feeds it asks where its parameters are
         self._place = nn.Parameter(torch.zeros(0), requires_grad=False)
 

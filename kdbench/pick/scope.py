@@ -10,7 +10,7 @@ from kdbench.choices import KINDS, Budget, DeviceProfile, Limit, LimitKey
 from kdbench.environment import collect
 from kdbench.errors import ConfigError, RecordError, UnknownName
 from kdbench.report.figures import LatencySetting, undisplaced
-from kdbench.report.rows import Row, dataset_key, dataset_titles
+from kdbench.report.rows import Row, dataset_key, dataset_titles, environments_of
 from kdbench.report.text import machine as machine_text
 from kdbench.types import Environment
 
@@ -78,7 +78,7 @@ def scope_of(rows: Sequence[Row], budget: Budget, device: DeviceProfile | None, 
         RecordError, if nothing was measured with the runtimes that are asked for.
     """
     settings = _settings(rows, budget, device)
-    environments = _environments(rows)
+    environments = environments_of(rows)
     known = sorted({setting.fingerprint for setting in settings})
     here = collect(1).fingerprint if device is not None and device.this_machine else ""
     fitting = known if device is None else [one for one in known if _is(device, one, environments[one], here)]
@@ -135,15 +135,6 @@ def _settings(rows: Iterable[Row], budget: Budget, device: DeviceProfile | None)
         for setting in single
         if (not budget.runtimes or setting.runtime in budget.runtimes) and (there is None or setting.runtime in there)
     ]
-
-
-def _environments(rows: Iterable[Row]) -> dict[str, Environment]:
-    found: dict[str, Environment] = {}
-    for row in rows:
-        measured = [record.environment for record in row.records] + [profile.environment for profile in row.profiles]
-        for environment in measured:
-            found.setdefault(environment.fingerprint, environment)
-    return found
 
 
 def _is(device: DeviceProfile, fingerprint: str, environment: Environment, here: str) -> bool:

@@ -27,6 +27,7 @@ from kdbench.report.rows import (
     build_rows,
     dataset_key,
     dataset_titles,
+    environments_of,
     failure_text,
     latency_settings,
     newest,
@@ -111,7 +112,7 @@ def _dataset(title: str, rows: Sequence[Row], columns: Sequence[Column], any_pro
     places = {setting: place for place, setting in enumerate(settings)}
     best = {column.key: best_cells(rows, column) for column in kept}
     texts = _latency_keys(rows)
-    environments = _environments(rows)
+    environments = environments_of(rows)
     # of equals the first by name is chosen, as pick does
     by_name = {row.cell_id: place for place, row in enumerate(sorted(rows, key=lambda row: (label(row), row.cell_id)))}
     return {
@@ -232,15 +233,6 @@ def _latency_keys(rows: Sequence[Row]) -> dict[LatencySetting, str]:
     }
 
 
-def _environments(rows: Iterable[Row]) -> dict[str, Environment]:
-    found: dict[str, Environment] = {}
-    for row in rows:
-        measured = [record.environment for record in row.records] + [profile.environment for profile in row.profiles]
-        for environment in measured:
-            found.setdefault(environment.fingerprint, environment)
-    return found
-
-
 def _about(rows: Sequence[Row]) -> list[str]:
     """Which images, and their caveats: of the card of the first run that has one."""
     card = next((record.data for row in rows for record in row.records if record.data is not None), None)
@@ -276,7 +268,7 @@ def _details(row: Row) -> Plain:
         found["reliability"] = _reliability(row)
     if (test := row.gain_test) is not None:
         found["gain"] = [rounded(test.low), rounded(test.high), rounded(row.gain_p)]
-    environments = _environments([row])
+    environments = environments_of([row])
     found["latencies"] = [
         _timed(setting, environments[setting.fingerprint], cell)
         for setting in sorted(undisplaced(row.latencies))

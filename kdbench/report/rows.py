@@ -26,6 +26,7 @@ from kdbench.report.stats import Grouped
 from kdbench.store import newest_profiles, started_at
 from kdbench.types import (
     DatasetSpec,
+    Environment,
     EvaluationRecord,
     Latency,
     MethodSpec,
@@ -519,6 +520,16 @@ def latency_settings(rows: Iterable[Row]) -> list[LatencySetting]:
     and library. Where a setting was measured in isolation for any row, other figures of it have no column.
     """
     return fewest_threads(undisplaced({setting for row in rows for setting in row.latencies}))
+
+
+def environments_of(rows: Iterable[Row]) -> dict[str, Environment]:
+    """The machines that these rows were trained and measured on, by fingerprint."""
+    found: dict[str, Environment] = {}
+    for row in rows:
+        measured = [record.environment for record in row.records] + [profile.environment for profile in row.profiles]
+        for environment in measured:
+            found.setdefault(environment.fingerprint, environment)
+    return found
 
 
 def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import re
 from pathlib import Path
@@ -18,6 +17,7 @@ from kdbench.errors import KdbenchError, RecordError, first_line
 from kdbench.method import Method, Setting, build_method
 from kdbench.model import build
 from kdbench.store import Store, find_stores
+from kdbench.suite.plan import fits
 from kdbench.types import RunRecord, RunSpec
 
 _LEAST_DIGITS = 6
@@ -106,8 +106,7 @@ def find_run(store: Store, run: str) -> RunRecord:
     is_id = re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},16}}", run) is not None
     found = [record for record in records if is_id and record.run_id.startswith(run)]
     found = found or [record for record in records if record.spec.title == run]
-    pattern = run if any(sign in run for sign in "*?[") else f"*{run}*"
-    found = found or [record for record in records if fnmatch.fnmatchcase(record.spec.title, pattern)]
+    found = found or [record for record in records if fits(record.spec, run)]
     found = [record for record in found if record.status == "ok"] or found
     if " > " not in run:  # a trained network has the name of all that became of it
         found = [record for record in found if record.spec.parent is None] or found
